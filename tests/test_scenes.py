@@ -1,0 +1,81 @@
+"""The builder of the embedded dataset: what is built is what the world says, and read back without TensorFlow."""
+
+import inspect
+import io
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlr_jax import world
+from vlr_jax.data.scenes import Builder
+
+DEFAULTS = {name: p.default for name, p in inspect.signature(Builder.__init__).parameters.items()}
+
+SMALL = {"train": 7, "val": 0, "test": 4}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    builder = Builder(data_dir=str(tmp_path_factory.mktemp("scenes")), file_format="array_record", **SMALL)
+    builder.download_and_prepare()
+    return builder
+
+
+def test_records(built):
+    assert "tensorflow" not in sys.modules
+    sources = built.as_data_source()
+    assert {split: len(source) for split, source in sources.items()} == {"train": 7, "test": 4}
+    assert built.quarantine == [] and built.sources() == [] and built.fact_names == list(world.FACTS)
+    for i in range(4):
+        record = sources["test"][i]
+        scene = world.scene(world.random_stream(0, "test", i, "graph"))
+        assert record["name"].decode() == f"test-{i:06d}"
+        assert len(record["text"]) == 5 and all(isinstance(text, bytes) for text in record["text"])
+        assert record["visual"].dtype == np.float16 and record["visual"].shape[1] == 64
+        assert len(record["visual"]) == len(record["boxes"]) == min(8, len(scene.things) + DEFAULTS["clutter"])
+        assert record["boxes"].dtype == np.float32
+        np.testing.assert_array_equal(record["visual_facts"], world.fact_vector(world.facts(scene)))
+        assert record["text_facts"].shape == (5, len(world.FACTS))
+        assert not (record["text_facts"] & ~record["visual_facts"]).any()
+        (frame,) = record["frames"]
+        assert Image.open(io.BytesIO(frame)).size == (96, 96)
+        assert Image.open(io.BytesIO(record["thumb"])).size == (96, 96)
+
+
+def test_a_scene_does_not_depend_on_the_counts_or_on_other_options(tmp_path):
+    small = Builder(data_dir=str(tmp_path), **SMALL)._record("test", 2)
+    large = Builder(data_dir=str(tmp_path), **{**SMALL, "test": 99, "train": 1})._record("test", 2)
+    harder = Builder(data_dir=str(tmp_path), noise=0.5, mention=0.3, clutter=0, size=256)._record("test", 2)
+    other = Builder(data_dir=str(tmp_path), seed=1)._record("test", 2)
+    for key, value in small.items():
+        np.testing.assert_array_equal(value, large[key])
+    np.testing.assert_array_equal(small["visual_facts"], harder["visual_facts"])
+    assert small["text"] != harder["text"] and small["frames"] != other["frames"] and small["text"] != other["text"]
+    assert Image.open(io.BytesIO(harder["thumb"])).size == (128, 128)
+
+
+def test_pickles_with_its_options(built):
+    assert pickle.loads(pickle.dumps(built)).options == built.options
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"kind": "videos"}, "no kind 'videos'; it has: images"),
+        ({"train": -1}, "train must be a whole number"),
+        ({"captions": 2.5}, "captions must be a whole number from 1 to 20"),
+        ({"synonyms": True}, "synonyms must be a whole number from 1 to 3"),
+        ({"regions": 5}, "regions must be a whole number from 6"),
+        ({"mention": 0}, r"mention must be in \(0, 1\]"),
+        ({"noise": float("nan")}, "noise must be in"),
+        ({"train": 0, "val": 0, "test": 0}, "at least one of"),
+        ({"source": "here"}, "read no source"),
+    ],
+)
+def test_bad_options_are_named(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Builder(data_dir=str(tmp_path), **arguments)
+    assert not list(tmp_path.iterdir())
