@@ -1,0 +1,78 @@
+"""Words: what counts as one, encoding, truncation, state."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from vlr_jax import text
+
+
+@pytest.mark.parametrize(
+    "caption, words",
+    [
+        ("A man's hat, and the MEN's hats.", ["a", "man", "'s", "hat", "and", "the", "men", "'s", "hats"]),
+        ("A man 's hat", ["a", "man", "'s", "hat"]),
+        ("Don’t! It’s 3/4 o'clock", ["don't", "it", "'s", "3", "4", "o'clock"]),
+        ("the dogs' bowl, 'stop' signs", ["the", "dogs", "bowl", "stop", "signs"]),
+        ("45° side-bend_two", ["45", "side", "bend", "two"]),
+        ("Cafe\u0301 ÜBER 東京", ["café", "über", "東京"]),
+        (" … !? ", []),
+    ],
+)
+def test_split_words(caption, words):
+    assert text.split_words(caption) == words
+
+
+def test_a_letter_or_digit_is_always_a_word():
+    """The dataset `folder` refuses captions by `str.isalnum`; both must agree."""
+    for code in range(0x3000):
+        assert bool(text.split_words(chr(code))) == chr(code).isalnum(), hex(code)
+
+
+def test_build_orders_and_cuts():
+    words = text.Words.build({"b": 2, "a": 2, "rare": 1, "the": 9}, length=6, min_count=2)
+    assert words.words == ("the", "a", "b") and words.size == 7
+
+
+def test_encode_marks_pads_and_truncates():
+    words = text.Words.build({"a": 3, "dog": 2, "runs": 1}, length=5)
+    ids, mask = words.encode("A dog!")
+    np.testing.assert_array_equal(ids, [1, 4, 5, 2, 0])
+    np.testing.assert_array_equal(mask, [True, True, True, True, False])
+    assert ids.dtype == np.int32 and mask.dtype == bool and words.n_tokens("A dog!") == 4
+    ids, mask = words.encode("a blue dog runs away fast")
+    np.testing.assert_array_equal(ids, [1, 4, 3, 5, 2])
+    assert mask.all() and words.n_tokens("a blue dog runs away fast") == 8
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "?!…"])
+def test_empty_text_is_refused(empty):
+    with pytest.raises(ValueError, match="without any word"):
+        text.Words.build({"a": 1}, length=5).encode(empty)
+
+
+def test_state_round_trip():
+    words = text.Words.build({"a": 3, "über": 2}, length=7)
+    assert text.Words.from_json(words.to_json()) == words == pickle.loads(pickle.dumps(words))
+    assert words != text.Words.build({"a": 3}, length=7) and words != text.Words(words.words, 8)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(words)).encode("über")[0], words.encode("über")[0])
+    for broken in ("{", "[]", '{"name": "words"}', '{"name": "bert", "words": [], "length": 4}'):
+        with pytest.raises(ValueError, match="vocabulary"):
+            text.Words.from_json(broken)
+
+
+def test_tokenizer_from_config():
+    counts = {"a": 3, "dog": 1}
+    made = text.tokenizer(dict(name="words", length=4, min_count=2), counts)
+    assert made == text.Words(("a",), 4)
+    with pytest.raises(ValueError, match="text.name can be: words"):
+        text.tokenizer(dict(name="wordz", length=4), counts)
+    with pytest.raises(ValueError, match="takes: length, min_count"):
+        text.tokenizer(dict(name="words", length=4, min_counts=2), counts)
+    with pytest.raises(ValueError, match="no split 'train'"):
+        text.tokenizer(dict(name="words", length=4), None)
+    with pytest.raises(ValueError, match="≥ 3"):
+        text.tokenizer(dict(name="words", length=2), counts)
+    with pytest.raises(ValueError, match="lower text.min_count"):
+        text.tokenizer(dict(name="words", length=4, min_count=9), counts)

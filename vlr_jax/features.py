@@ -1,0 +1,156 @@
+"""Precomputed features by key, whatever files they came in: a folder of npy / npz, one npz, one h5 (then with h5py)."""
+
+import collections
+import pathlib
+import zipfile
+
+import numpy as np
+
+# What numpy raises on a file that is broken or holds pickled objects (never loaded: unpickling runs code).
+_BROKEN = (OSError, EOFError, KeyError, zipfile.BadZipFile)
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """One visual's features as `[R, D]`: one vector is one row.
+
+    Raises:
+        ValueError: not floating, or neither one vector nor rows of vectors.
+    """
+    if array.dtype.kind != "f":
+        raise ValueError(f"features must be floating-point numbers, found {array.dtype}")
+    if array.ndim not in (1, 2) or 0 in array.shape:
+        raise ValueError(f"features must have the shape (D,) or (R, D), found {array.shape}")
+    return array[None] if array.ndim == 1 else array
+
+
+def _load(path: pathlib.Path, only: tuple[str, ...] | None = None) -> np.ndarray | dict[str, np.ndarray]:
+    """What a `.npy` file holds, or the arrays of a `.npz` file by name (None for those that are not in `only`).
+
+    Raises:
+        ValueError: broken, or holding Python objects.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] if only is None or name in only else None for name in loaded.files}
+    except ValueError as error:
+        reason = "it holds Python objects, or is no numpy file" if "allow_pickle" in str(error) else error
+        raise ValueError(f"{path.name} cannot be loaded: {reason}") from error
+    except _BROKEN as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+
+
+def _pick(arrays, choices: tuple[str, ...], where: str):
+    """The one of `choices` that a npz or h5 file has."""
+    found = [name for name in choices if name in arrays]
+    if len(found) != 1:
+        raise ValueError(f"{where} must have exactly one of {' | '.join(choices)}; it has: {', '.join(sorted(arrays))}")
+    return found[0]
+
+
+class _Table:
+    """Many visuals in one array `[N, D]` or `[N, R, D]` beside their names."""
+
+    def __init__(self, names, array, where: str):
+        if np.ndim(names) != 1 or len(names) != len(array):
+            raise ValueError(f"{where}: {np.shape(names)} names but features of shape {array.shape}: they must pair up")
+        names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.asarray(names).tolist()]
+        self._array, self._row = array, {name: row for row, name in enumerate(names)}
+        if len(self._row) != len(names):
+            twice = [name for name, n in collections.Counter(names).items() if n > 1]
+            raise ValueError(f"{where}: {len(twice)} names stand there twice: {', '.join(twice[:5])}")
+
+    def keys(self):
+        return self._row.keys()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._row
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return _rows(np.asarray(self._array[self._row[key]]))
+
+
+class _Files:
+    """One `.npy` or `.npz` file a visual in a folder; the key is the file's path without the ending, as in
+    `dogs/1.jpg.npy` for `dogs/1.jpg`.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        files = sorted(p for p in folder.rglob("*") if p.suffix in (".npy", ".npz"))
+        self._path = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
+        if len(self._path) != len(files):
+            raise ValueError(f"{folder}: some features lie there both as .npy and as .npz")
+        if not files:
+            raise ValueError(f"{folder} holds no .npy or .npz file")
+
+    def keys(self):
+        return self._path.keys()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._path
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        path = self._path[key]
+        if path.suffix == ".npz":
+            arrays = _load(path)
+            name = next(iter(arrays)) if len(arrays) == 1 else _pick(arrays, ("feat", "features"), path.name)
+            return _rows(arrays[name])
+        return _rows(_load(path))
+
+
+class _H5:
+    """One dataset a visual in an h5 file; groups make keys with slashes. Rows are read when asked for."""
+
+    def __init__(self, file, keys: list[str]):
+        self._file, self._keys = file, dict.fromkeys(keys)
+
+    def keys(self):
+        return self._keys.keys()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return _rows(np.asarray(self._file[key]))
+
+
+def _open_h5(path: pathlib.Path):
+    try:
+        import h5py
+    except ImportError as error:
+        raise ValueError(f"{path.name} needs h5py: pip install 'vlr_jax[h5]'") from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as h5: {error}") from error
+    if {"names", "ids"} & set(file) and {"feat", "features"} & set(file):
+        names = file[_pick(file, ("names", "ids"), path.name)][()]
+        return _Table(names, file[_pick(file, ("feat", "features"), path.name)], path.name)
+    keys: list[str] = []
+    file.visititems(lambda key, item: keys.append(key) if isinstance(item, h5py.Dataset) else None)
+    return _H5(file, keys)
+
+
+def open_features(path):
+    """Precomputed features by key: an object with `keys()`, `in` and `[key]` → floating `[R, D]`.
+
+    Args:
+        path: a folder with one `.npy` or `.npz` a key; one `.npz` with `names` | `ids` and `feat` | `features`; or one
+            `.h5` / `.hdf5` with either of the two forms. Pickled (object) arrays are never loaded.
+
+    Raises:
+        ValueError: none of these, unequal numbers of names and features, names that stand twice; and by `[key]`: what
+            lies there is not floating or not of shape (D,) or (R, D).
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return _Files(path)
+    if path.suffix in (".h5", ".hdf5"):
+        return _open_h5(path)
+    if path.suffix != ".npz" or not path.is_file():
+        raise ValueError(f"{path}: features are a folder of .npy/.npz files, one .npz, or one .h5")
+    arrays = _load(path, only=("names", "ids", "feat", "features"))
+    names = arrays[_pick(arrays, ("names", "ids"), path.name)]
+    return _Table(names, arrays[_pick(arrays, ("feat", "features"), path.name)], path.name)

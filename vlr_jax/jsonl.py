@@ -1,0 +1,156 @@
+"""The own-data form: one JSON object a line, one line a visual with its texts. Read, and checked line by line.
+
+`{"media": "a.jpg", "split": "train", "texts": ["a caption", {"text": "a query", "windows": [[104, 132]]}],
+"duration": 150.0, "attributes": {"colour": ["red", "white"]}}`; docs/datasets.md tells what each key means.
+The private functions check one part each and raise ValueError with the reason.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import pathlib
+import re
+
+KEYS = frozenset({"media", "split", "texts", "duration", "attributes"})
+TEXT_KEYS = frozenset({"text", "windows", "saliency"})
+
+
+@dataclasses.dataclass
+class Item:
+    """A line that reads well."""
+
+    line: int
+    media: str
+    split: str | None
+    texts: list[str]
+    windows: list[list[list[float]]]  # of each text: [start, end] in seconds
+    duration: float  # seconds; NaN if not given
+    facts: set[str]  # "key=value" of the attributes
+
+
+def _number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(value, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a text, found {json.dumps(value)[:40]}")
+    value.encode()  # a lone surrogate, which JSON allows, raises UnicodeEncodeError, a ValueError
+    return value
+
+
+def _windows(value, duration: float, what: str) -> list[list[float]]:
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in value
+    ):
+        raise ValueError(f"{what}: windows must be [[start, end], …] in seconds")
+    for start, end in value:
+        if not 0 <= start < end:
+            raise ValueError(f"{what}: window [{start}, {end}] must have 0 ≤ start < end")
+        if end > duration:  # never, where the duration is unknown (NaN)
+            raise ValueError(f"{what}: window [{start}, {end}] ends after the duration of {duration:g} s")
+    return value
+
+
+def _text(value, duration: float, what: str, found: collections.Counter) -> tuple[str, list[list[float]]]:
+    """A caption and its windows."""
+    value = value if isinstance(value, dict) else {"text": value}
+    text = _plain(value.get("text"), what)
+    if not any(map(str.isalnum, text)):
+        raise ValueError(f"{what} is empty: it has neither a letter nor a digit")
+    saliency = value.get("saliency", [])
+    rows = [row if isinstance(row, list) else [row] for row in saliency] if isinstance(saliency, list) else [[None]]
+    if not all(map(_number, sum(rows, []))):
+        raise ValueError(f"{what}: saliency must be a list of numbers, or of lists of numbers")
+    found["saliency"] += bool(saliency)
+    found.update(f"unknown key {key!r} of a text" for key in value.keys() - TEXT_KEYS)
+    return text, _windows(value.get("windows", []), duration, what)
+
+
+def _facts(attributes) -> set[str]:
+    if not isinstance(attributes, dict):
+        raise ValueError("attributes must be an object of names and values")
+    facts = set()
+    for key, values in attributes.items():
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, bool) or _number(value):
+                value = json.dumps(value)
+            facts.add(f"{_plain(key, 'an attribute name')}={_plain(value, f'attribute {key!r}')}")
+    return facts
+
+
+def _item(line: int, value: dict, found: collections.Counter) -> Item:
+    """A line's object, checked.
+
+    Args:
+        line: its number, from 1.
+        value: the decoded JSON.
+        found: what is left out of the records is counted here.
+    """
+    missing = {"media", "texts"} - value.keys()
+    if missing:
+        raise ValueError(f"lacks {' and '.join(sorted(missing))}; it has: {', '.join(value) or 'nothing'}")
+    if not _plain(value["media"], "media"):
+        raise ValueError("media is empty")
+    split = value.get("split")
+    if split is not None and (not re.fullmatch(r"[A-Za-z0-9_]+", _plain(split, "split")) or split.lower() == "all"):
+        raise ValueError(f"split must be letters, digits and _, and not 'all'; found {split!r}")
+    duration = value.get("duration", math.nan)
+    if "duration" in value and not (_number(duration) and duration > 0):
+        raise ValueError(f"duration must be seconds above 0, found {json.dumps(duration)[:40]}")
+    if not isinstance(value["texts"], list) or not value["texts"]:
+        raise ValueError("texts must be a list with at least one text")
+    n = len(value["texts"])
+    texts = [_text(text, duration, f"text {i} of {n}", found) for i, text in enumerate(value["texts"], start=1)]
+    found.update(f"unknown key {key!r}" for key in value.keys() - KEYS)
+    facts = _facts(value.get("attributes", {}))
+    return Item(line, value["media"], split, [t for t, _ in texts], [w for _, w in texts], duration, facts)
+
+
+def read(captions: pathlib.Path) -> tuple[list[Item], list[dict], list[str], collections.Counter]:
+    """All lines of a file, blank ones skipped.
+
+    Returns:
+        items: the lines that read well, without or with a split (`assign_splits` comes next).
+        broken: the others as `{"line": n, "media": text or None, "reason": text}`.
+        repeated: for each media that stands in an earlier line too, a sentence with both line numbers.
+        found: what the items hold beside what records keep, by name with its number.
+    """
+    items, broken, repeated, found, first = [], [], [], collections.Counter(), {}
+    with open(captions, "rb") as file:
+        for line, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            media = None
+            try:
+                value = json.loads(raw.decode("utf-8-sig"))
+                if not isinstance(value, dict):
+                    raise ValueError("the line is no JSON object")
+                media = value.get("media")
+                if isinstance(media, str) and first.setdefault(media, line) != line:
+                    repeated.append(f"line {line}: media {media!r} is there already, in line {first[media]}")
+                items.append(_item(line, value, found))
+            except (ValueError, RecursionError) as error:
+                reason = (
+                    f"unreadable: {error}" if isinstance(error, (UnicodeError, json.JSONDecodeError)) else str(error)
+                )
+                broken.append({"line": line, "media": media if isinstance(media, str) else None, "reason": reason})
+    return items, broken, repeated, found
+
+
+def assign_splits(items: list[Item]) -> tuple[list[Item], list[dict]]:
+    """Names every item's split: `train` if no line has one; else a line without is broken.
+
+    Returns:
+        the items that have a split, and the broken ones as in `read`.
+    """
+    if all(item.split is None for item in items):
+        for item in items:
+            item.split = "train"
+    broken = [
+        {"line": item.line, "media": item.media, "reason": "has no split, while other lines have one"}
+        for item in items
+        if item.split is None
+    ]
+    return [item for item in items if item.split is not None], broken

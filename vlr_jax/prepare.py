@@ -1,0 +1,297 @@
+"""Raw data → a prepared folder: checked, written as ArrayRecord (`records.py`), described in prepared.json.
+
+    python -m vlr_jax.prepare --dataset folder --source DIR --features features.npz --media images --out ROOT
+
+The folder appears whole or not at all: it is written under another name and renamed at the end. Nothing is downloaded.
+docs/datasets.md describes what lies in it.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import sys
+import threading
+
+import numpy as np
+from absl import app, flags
+
+import vlr_jax
+from vlr_jax import records
+from vlr_jax.resolve import resolve
+
+FORMAT = 1
+PATHS = ("captions", "features", "media")  # options that name files: remembered by name, compared by content
+NOT_OPTIONS = {"self", "source", "strict", "progress", "tfds_arguments"}
+MOST_SOURCES = 100  # more raw files than these are remembered as one line
+
+
+# ---- identity: what makes two preparations the same
+
+
+def _options(dataset: str, builder_class, options: dict) -> dict:
+    """All options of a builder: those given over its defaults.
+
+    Raises:
+        ValueError: the builder has no such option; the message lists those it has.
+    """
+    parameters = inspect.signature(builder_class.__init__).parameters
+    defaults = {name: p.default for name, p in parameters.items() if name not in NOT_OPTIONS}
+    if unknown := sorted(options.keys() - defaults.keys()):
+        raise ValueError(f"The dataset {dataset!r} has no option {', '.join(unknown)}; it has: {', '.join(defaults)}")
+    return defaults | options
+
+
+def _digests(files: list[pathlib.Path]) -> list[dict]:
+    """Name, size and sha256 of raw files; very many become one line."""
+    digests = []
+    for path in files:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digests.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest})
+    if len(digests) <= MOST_SOURCES:
+        return digests
+    whole = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return [{"name": f"{len(files)} files", "bytes": sum(d["bytes"] for d in digests), "sha256": whole}]
+
+
+def _identity(dataset: str, builder_class, source, options: dict) -> dict:
+    """What prepared.json says of the origin, `fingerprint` included."""
+    find = getattr(builder_class, "find_sources", None)  # a builder without it makes its data itself
+    files = find(source=source, **options) if find else []
+    named = {
+        key: ",".join(pathlib.Path(part).name for part in str(value).split(","))
+        for key, value in options.items()
+        if key in PATHS and value is not None
+    }
+    identity = {"dataset": dataset, "version": str(builder_class.VERSION), "options": options | named}
+    identity["sources"] = _digests(files)
+    return identity | {"fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()}
+
+
+def _same(root: pathlib.Path, identity: dict, strict: bool) -> dict:
+    """The content of an existing folder, if it was made from the same things.
+
+    Raises:
+        ValueError: it was not, or it is no prepared folder, or items are quarantined and `strict` is asked for.
+    """
+    content = read(root)
+    if content["fingerprint"] != identity["fingerprint"]:
+        differing = [key for key in ("dataset", "version", "sources") if content[key] != identity[key]]
+        there, here = content["options"], identity["options"]
+        differing += [
+            f"option {key} ({there.get(key)!r} there, {here.get(key)!r} asked for)"
+            for key in sorted(there.keys() | here.keys())
+            if there.get(key) != here.get(key)
+        ]
+        raise ValueError(
+            f"{root} was prepared from something else: {'; '.join(differing)}. Choose another --out, or remove it."
+        )
+    if strict and content["quarantined"]:
+        raise ValueError(f"{root} lacks {content['quarantined']} broken items (see its quarantine.jsonl): not strict")
+    return content
+
+
+# ---- the temporary folder
+
+
+def _remove_stale(root: pathlib.Path) -> None:
+    """Removes what killed preparations of this folder on this machine have left."""
+    start = f"{root.name}.partial-{socket.gethostname()}-"
+    for path in root.parent.glob("*"):
+        pid = path.name.removeprefix(start)
+        if not path.name.startswith(start) or not pid.isdecimal():
+            continue
+        try:
+            if int(pid) != os.getpid():
+                os.kill(int(pid), 0)
+                continue
+        except ProcessLookupError:
+            pass
+        except PermissionError:  # alive, another user's
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _temporary(root: pathlib.Path):
+    """A folder beside `root` that is gone afterwards, however that comes, SIGTERM included."""
+
+    def stop(number, frame):
+        raise SystemExit(128 + number)
+
+    partial = root.parent / f"{root.name}.partial-{socket.gethostname()}-{os.getpid()}"
+    in_main = threading.current_thread() is threading.main_thread()  # only there signals can be handled
+    previous = signal.signal(signal.SIGTERM, stop) if in_main else None
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+    except OSError as error:
+        message = f"Preparing {root} failed: {error}. Nothing of it is left in {root.parent}."
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if in_main:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _content(builder, identity: dict, indexes: dict[str, records.Index]) -> dict:
+    """prepared.json."""
+    features, frames = builder.info.features, max(index.frames for index in indexes.values())
+    visual = features["visual"] if "visual" in features.keys() else None
+    sizes = set().union(*(index.sizes for index in indexes.values()))
+    return {
+        "format": FORMAT,
+        "library": vlr_jax.__version__,
+        **identity,
+        "splits": {
+            split: {"visuals": len(i.names), "texts": len(i.texts), "max_length": max(i.lengths)}
+            for split, i in indexes.items()
+        },
+        "visual": visual and {"shape": list(visual.shape), "dtype": np.dtype(visual.np_dtype).name},
+        "frames": {"count": frames, "size": list(sizes.pop()) if len(sizes) == 1 else None} if frames else None,
+        "facts": builder.fact_names,
+        "has_thumbs": any(index.thumbs for index in indexes.values()),
+        "quarantined": len(builder.quarantine),
+        "notes": list(getattr(builder, "notes", [])),
+    }
+
+
+def prepare(
+    dataset: str, root, *, source=None, options: dict | None = None, strict: bool = False, progress: bool = True
+) -> dict:
+    """Makes the prepared folder `root`, or finds it made.
+
+    Args:
+        dataset: a file of `vlr_jax/data`, or `package.module:Builder`.
+        root: the folder to make; parents are made too.
+        source: the raw data, for datasets that have some.
+        options: the builder's options by name, plain JSON values.
+        strict: broken items are an error.
+        progress: show bars.
+
+    Returns:
+        the content of prepared.json. A folder made from the same dataset, options and raw files is returned at once.
+
+    Raises:
+        ValueError: unknown dataset or option, unusable data, or a `root` that holds something else: it is never
+            overwritten.
+        OSError: the target cannot be written. Nothing is left behind then, as after any error or signal but SIGKILL,
+            after which the next call cleans up.
+    """
+    root = pathlib.Path(root).absolute()
+    builder_class = resolve("data", dataset)
+    options = _options(dataset, builder_class, options or {})
+    identity = _identity(dataset, builder_class, source, options)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        return _same(root, identity, strict)
+    _remove_stale(root)
+    parameters = inspect.signature(builder_class.__init__).parameters
+    asked = {key: value for key, value in (("strict", strict), ("progress", progress)) if key in parameters}
+    with _temporary(root) as partial:
+        builder = builder_class(source=source, **options, **asked, data_dir=partial, file_format="array_record")
+        indexes = records.write(builder, partial, progress)
+        if strict and builder.quarantine:
+            raise ValueError(f"{len(builder.quarantine)} broken items, the first: {builder.quarantine[0]}")
+        content = _content(builder, identity, indexes)
+        (partial / "prepared.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        try:
+            os.rename(partial, root)
+        except OSError:
+            if not (root / "prepared.json").exists():
+                raise
+            return _same(root, identity, strict)  # another process was faster
+    return content
+
+
+def read(root) -> dict:
+    """The content of a prepared folder's prepared.json.
+
+    Raises:
+        ValueError: the folder is absent, not (completely) prepared, or of another format; says what to run.
+    """
+    path = pathlib.Path(root) / "prepared.json"
+    command = "make it with: python -m vlr_jax.prepare --dataset NAME --source DIR --out"
+    if not path.exists():
+        state = "is not a prepared folder (it has no prepared.json)" if path.parent.exists() else "does not exist"
+        raise ValueError(f"{root} {state}; {command} {root}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error!r}); remove the folder and {command} {root}") from error
+    if found != FORMAT:
+        raise ValueError(f"{root} has format {found}, this version reads {FORMAT}; {command} with another folder")
+    return content
+
+
+def summary(content: dict, root) -> str:
+    """What was prepared, as lines for people."""
+    visual, frames, facts = content["visual"], content["frames"], content["facts"]
+    lines = [f"{content['dataset']} {content['version']} → {root}"]
+    for split, n in content["splits"].items():
+        lines.append(
+            f"  {split}: {n['visuals']:,} visuals, {n['texts']:,} texts, up to {n['max_length']} elements each"
+        )
+    if visual:
+        lines.append(f"  features: [R, {visual['shape'][-1]}] {visual['dtype']}")
+    if frames:
+        size = " × ".join(map(str, frames["size"])) if frames["size"] else "different sizes"
+        lines.append(f"  frames: up to {frames['count']} a visual, {size}")
+    if facts:
+        lines.append(f"  facts: {len(facts)}, such as {', '.join(facts[:3])}")
+    words = pathlib.Path(root, "words.json")
+    if words.exists():
+        lines.append(f"  vocabulary: {len(json.loads(words.read_text(encoding='utf-8'))['counts']):,} words of train")
+    lines.append(f"  thumbnails: {'yes' if content['has_thumbs'] else 'no'}")
+    lines += [f"  note: {note}" for note in content["notes"]]
+    if content["quarantined"]:
+        path = pathlib.Path(root, "quarantine.jsonl")
+        lines.append(f"  QUARANTINED: {content['quarantined']} broken items are left out; all are in {path}")
+        with open(path, encoding="utf-8") as file:
+            for problem, _ in zip(map(json.loads, file), range(5), strict=False):
+                lines.append(f"    line {problem['line']}: {problem['media'] or 'no media'}: {problem['reason']}")
+    return "\n".join(lines)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("dataset", None, "A file of vlr_jax/data: folder (your own data), scenes, …", required=True)
+    flags.DEFINE_string("out", None, "The folder to make.", required=True)
+    flags.DEFINE_string("source", None, "The raw data: a folder or a file.")
+    flags.DEFINE_string("features", None, "Precomputed features, looked for in --source first.")
+    flags.DEFINE_string("media", None, "A folder or tar files (glob, commas), looked for in --source first.")
+    flags.DEFINE_bool("strict", False, "Broken items are an error.")
+    flags.DEFINE_multi_string("option", [], "key=value of the dataset's builder, the value as JSON or plain text.")
+
+
+def _value(text: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _main(_) -> None:
+    asked = flags.FLAGS
+    options = {key: asked[key].value for key in ("features", "media") if asked[key].value is not None}
+    for option in asked.option:
+        key, sign, value = option.partition("=")
+        if not sign or key in options:
+            sys.exit(f"--option takes key=value, each key once; got {option!r}")
+        options[key] = _value(value)
+    try:
+        content = prepare(asked.dataset, asked.out, source=asked.source, options=options, strict=asked.strict)
+    except (ValueError, OSError) as error:
+        sys.exit(f"prepare: {error}")
+    print(summary(content, asked.out))
+    print(f"next: python -m vlr_jax.main --config CONFIG.py --config.data.root={asked.out} --workdir runs/NAME")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(_main)

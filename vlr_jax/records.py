@@ -1,0 +1,143 @@
+"""A builder's records → ArrayRecord files in tensorflow-datasets' layout, and beside them what is read without them:
+one index a split, the word counts of the training texts, the quarantine. docs/datasets.md has the layout.
+"""
+
+import collections
+import contextlib
+import functools
+import io
+import json
+import pathlib
+import types
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from absl import logging
+
+from vlr_jax import media
+from vlr_jax.text import split_words
+
+
+class Index:
+    """What is known of a split's records without reading them, gathered while they are written.
+
+    Attributes:
+        names, counts, lengths: of each visual its name, number of texts and number of regions or frames.
+        texts: all texts in record order.
+        frames, sizes, thumbs: the most frames of a visual, all (H, W) of frames, the number of thumbnails.
+    """
+
+    def __init__(self):
+        self.names, self.counts, self.lengths, self.texts = [], [], [], []
+        self.frames, self.sizes, self.thumbs = 0, set(), 0
+
+    def add(self, record: dict) -> None:
+        """Takes note of the next record."""
+        frames = record.get("frames", [])
+        self.names.append(record["name"])
+        self.counts.append(len(record["text"]))
+        self.lengths.append(len(record["visual"]) if "visual" in record else len(frames))
+        self.texts.extend(record["text"])
+        self.frames = max(self.frames, len(frames))
+        self.sizes.update(map(media.size, frames))
+        self.thumbs += bool(record.get("thumb"))
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes `names texts lengths text_bytes text_offsets` as one npz."""
+        encoded = [text.encode() for text in self.texts]
+        np.savez(
+            path,
+            names=np.array(self.names),
+            texts=np.array(self.counts, np.int32),
+            lengths=np.array(self.lengths, np.int32),
+            text_bytes=np.frombuffer(b"".join(encoded), np.uint8),
+            text_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+        )
+
+
+@contextlib.contextmanager
+def _quiet():
+    """tensorflow-datasets prints of downloads, and there are none; under absl's `app.run` it logs every step."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _write_splits(builder, indexes: dict[str, Index], progress: bool, dl_manager, download_config) -> None:
+    """tensorflow-datasets' `_download_and_prepare`, but record by record into one file a split.
+
+    Its own writer keeps a split in memory up to 1 GB and needs TensorFlow beyond that.
+    """
+    features = builder.info.features
+    serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
+    writer = tfds.core.writer.ExampleWriter(file_format=builder.info.file_format)
+    splits = []
+    for split, examples in builder._split_generators(dl_manager).items():
+        index = indexes[split] = Index()
+        template = builder._get_filename_template(split_name=split)
+        path = template.sharded_filepath(shard_index=0, num_shards=1)
+        total = getattr(builder, "counts", {}).get(split)
+
+        def records(examples=examples, index=index, split=split, total=total):
+            bar = tqdm.tqdm(examples, f"writing {split}", total, unit="visual", disable=not progress, leave=False)
+            for key, record in bar:
+                serialized = serializer.serialize_example(features.encode_example(record))
+                index.add(record)
+                yield key, serialized
+
+        try:
+            writer.write(path, records())
+        except RuntimeError as error:  # the ArrayRecord writer's only kind of error
+            if str(path) in str(error):
+                raise OSError(str(error)) from error
+            raise
+        if not index.names:
+            raise ValueError(f"The split {split!r} of {builder.name} has no records")
+        info = tfds.core.SplitInfo(
+            name=split, shard_lengths=[len(index.names)], num_bytes=path.stat().length, filename_template=template
+        )
+        splits.append(info)
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+
+
+def write(builder, folder: pathlib.Path, progress: bool) -> dict[str, Index]:
+    """Writes all but prepared.json into an empty folder, and reads the ends of every split back.
+
+    Args:
+        builder: made with `data_dir=folder, file_format="array_record"`.
+        folder: the folder.
+        progress: show bars.
+
+    Returns:
+        the index of each split.
+
+    Raises:
+        OSError: the files cannot be written, or do not read back.
+        ValueError: a split without records, or whatever the builder raises.
+    """
+    indexes: dict[str, Index] = {}
+    builder._download_and_prepare = functools.partial(_write_splits, builder, indexes, progress)
+    # Nothing is downloaded. (Making tensorflow-datasets' manager needs a package that it does not declare.)
+    builder._make_download_manager = lambda **_: types.SimpleNamespace(downloaded_size=0)
+    with _quiet():
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        written = tfds.builder_from_directory(builder.data_dir)
+    for split, index in tqdm.tqdm(indexes.items(), "indexing", unit="split", disable=not progress, leave=False):
+        records = written.as_data_source(split=split)
+        ends = [records[i]["name"].decode() for i in (0, len(index.names) - 1)]
+        if len(records) != len(index.names) or ends != [index.names[0], index.names[-1]]:
+            raise OSError(f"the records of {split} do not read back as they were written")
+        index.save(folder / f"{split}.index.npz")
+    if "train" in indexes:
+        counts = collections.Counter(word for text in indexes["train"].texts for word in split_words(text))
+        ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        words = json.dumps({"split": "train", "counts": ordered}, ensure_ascii=False)
+        (folder / "words.json").write_text(words, encoding="utf-8")
+    with open(folder / "quarantine.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(problem, ensure_ascii=True) + "\n" for problem in builder.quarantine)
+    return indexes

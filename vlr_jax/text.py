@@ -1,0 +1,134 @@
+"""Tokenizers: a caption → int32 `[L]` and its mask. numpy only, picklable, made from the training texts.
+
+`tokenizer(config.text, vocabulary)` is what the pipeline calls; `Words` is the word vocabulary of the VSE++ family
+(Faghri et al. 2018, "VSE++"): lower-cased words between a start and an end mark.
+"""
+
+import collections.abc
+import dataclasses
+import json
+import re
+import unicodedata
+
+import numpy as np
+
+PAD, START, END, UNKNOWN = range(4)
+MARKS = ("<pad>", "<start>", "<end>", "<unk>")
+
+# A possessive 's is a word of its own ("the man's hat" and the corpora's "the man 's hat" read alike); an apostrophe
+# inside any other word stays ("don't", "o'clock"). `[^\W_]` is a letter or a digit of any script.
+_WORD = re.compile(r"'s(?![^\W_])|[^\W_]+(?:'(?!s(?![^\W_]))[^\W_]+)*")
+
+
+def split_words(text: str) -> list[str]:
+    """The lower-cased words and numbers of a text, punctuation left out; empty if it has neither letter nor digit."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower().replace("\u2019", "'"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A word vocabulary: ids 0–3 are `<pad> <start> <end> <unk>`, the words follow in the order of `words`.
+
+    Attributes:
+        words: the known words, most frequent first.
+        length: L, the length of every encoded text, the two marks included.
+    """
+
+    words: tuple[str, ...]
+    length: int
+
+    def __post_init__(self):
+        if not isinstance(self.length, int) or self.length < 3:
+            raise ValueError(f"text.length must be a whole number ≥ 3 (<start>, a word, <end>), got {self.length!r}")
+        ids = {word: id_ for id_, word in enumerate(self.words, start=len(MARKS))}
+        if len(ids) != len(self.words):
+            raise ValueError(f"{len(self.words) - len(ids)} words stand twice in the vocabulary")
+        object.__setattr__(self, "_ids", ids)
+
+    @classmethod
+    def build(cls, counts: collections.abc.Mapping[str, int], *, length: int, min_count: int = 1) -> "Words":
+        """The vocabulary of the words that occur at least `min_count` times, by falling count, then alphabetically.
+
+        Args:
+            counts: word → how often the training texts have it (`words.json` of a prepared dataset).
+            length: L, both marks included.
+            min_count: rarer words become `<unk>`.
+
+        Raises:
+            ValueError: no word is frequent enough, or `length` leaves no room for one.
+        """
+        kept = sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
+        if not kept:
+            raise ValueError(f"None of {len(counts)} words occurs {min_count} times: lower text.min_count")
+        return cls(tuple(kept), length)
+
+    @property
+    def size(self) -> int:
+        """How many ids there are, the four marks included: the rows of an embedding table."""
+        return len(MARKS) + len(self.words)
+
+    def n_tokens(self, text: str) -> int:
+        """The tokens of the whole text with both marks; more than `length` means that `encode` truncates it."""
+        return len(split_words(text)) + 2
+
+    def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """A text as ids int32 `[L]` and its mask bool `[L]`; a long text loses its last words and keeps `<end>`.
+
+        Raises:
+            ValueError: the text has no word.
+        """
+        words = split_words(text)
+        if not words:
+            raise ValueError(f"A text without any word cannot be encoded: {text!r}")
+        words = words[: self.length - 2]
+        n = len(words) + 2
+        ids = np.full(self.length, PAD, np.int32)
+        ids[:n] = [START, *(self._ids.get(word, UNKNOWN) for word in words), END]
+        return ids, np.arange(self.length) < n
+
+    def to_json(self) -> str:
+        """The whole state as JSON; `from_json` gives an equal tokenizer."""
+        return json.dumps({"name": "words", "length": self.length, "words": self.words}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, state: str) -> "Words":
+        """The tokenizer that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not the JSON of a word vocabulary.
+        """
+        try:
+            values = json.loads(state)
+            name, words, length = values["name"], tuple(values["words"]), values["length"]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"Not a saved word vocabulary: {error!r}") from error
+        if name != "words":
+            raise ValueError(f"A saved tokenizer named {name!r} is not a word vocabulary")
+        return cls(words, length)
+
+
+def tokenizer(config_text: collections.abc.Mapping, vocabulary: collections.abc.Mapping[str, int] | None) -> Words:
+    """The tokenizer that a config asks for.
+
+    Args:
+        config_text: `config.text`: `dict(name="words", length=L, min_count=1)`.
+        vocabulary: word → count over the training texts, or None where the data have no training split.
+
+    Raises:
+        ValueError: unknown name or option (the message lists what there is), or no counts to build from.
+    """
+    options = dict(config_text)
+    name = options.pop("name", None)
+    if name != "words":
+        raise ValueError(f"No tokenizer {name!r}; text.name can be: words")
+    unknown, known = set(options) - {"length", "min_count"}, "length, min_count"
+    if unknown or "length" not in options:
+        raise ValueError(f"text has {sorted(options)} beside name; words takes: {known}, and length must be given")
+    if not vocabulary:
+        raise ValueError("The word vocabulary is built from training texts, but these data have no split 'train'")
+    return Words.build(vocabulary, **options)
+
+
+def from_json(state: str) -> Words:
+    """The tokenizer that its `to_json` wrote, of whatever kind (its JSON names it)."""
+    return Words.from_json(state)
