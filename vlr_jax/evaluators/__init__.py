@@ -1,0 +1,1 @@
+"""Evaluations that a run schedules: one a file, each exporting `Evaluator`."""

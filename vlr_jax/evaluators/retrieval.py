@@ -1,0 +1,253 @@
+"""Cross-modal retrieval in both directions, beside chance and, where the facts are known, the best reachable score.
+
+Every visual and every text is encoded once; ranks are counted tile by tile with ties against the model, so neither the
+number of candidates nor a collapsed network can flatter a result.
+"""
+
+import functools
+import operator
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vlr_jax import metrics, protocols, search, sharding, tiles
+from vlr_jax import relevance as relevances
+from vlr_jax.types import Encoded
+
+AXIS = {"v2t": 1, "t2v": 0}  # of the candidates
+STRIP = 2**22  # entries of a strip of fact shares on the host
+
+
+class Evaluator:
+    """Evaluates on one split.
+
+    Args:
+        predict: from `Task.predict()`: `encode_visual`, `encode_text`, `similarity`.
+        split: from `pipeline.open_split`.
+        mesh: devices; encodes and scores over its `data` axis.
+        protocol: a name of `protocols.PROTOCOLS`, whose counts are asserted now; None for none.
+        relevance: graded relevance for NDCG and Kendall's tau: `facts`, where the split has facts, or `identity` for
+            none of it.
+        batch_size: rows encoded at once, raised to a multiple of the data axis.
+        block: largest tile of scores.
+        ndcg_at: cut-off of NDCG.
+        examples: best and worst text queries in `result`, so many of each; 0 for none.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: unknown protocol or relevance, or other counts than the protocol's.
+    """
+
+    def __init__(
+        self,
+        predict: dict,
+        *,
+        split,
+        mesh: Mesh,
+        protocol: str | None = None,
+        relevance: str = "facts",
+        batch_size: int = 256,
+        block: tuple[int, int] = tiles.BLOCK,
+        ndcg_at: int = 10,
+        examples: int = 5,
+        progress: bool = False,
+    ):
+        if relevance not in ("facts", "identity"):
+            raise ValueError(f"relevance {relevance!r} of an evaluation; expected facts or identity")
+        texts_of = np.bincount(split.text_visual, minlength=split.n_visuals)
+        protocols.check(protocol, split.n_visuals, split.n_texts, texts_of)
+        self.predict, self.split, self.mesh, self.protocol = predict, split, mesh, protocol or protocols.NONE
+        self.batch_size, self.block = sharding.rows(batch_size, mesh), tuple(block)
+        self.k, self.examples, self.progress = ndcg_at, examples, progress
+        self.facts = split.facts()
+        self.graded = relevance == "facts" and self.facts is not None
+        self.folds = protocols.folds(protocol, split.text_visual, split.n_visuals)
+
+    def run(self, variables) -> Iterator[tuple[str, float]]:
+        """(name, value) of every metric: `t2v_R@1`, `v2t_medR`, `rsum`, …"""
+        yield from self._evaluate(variables, 0)["metrics"].items()
+
+    def result(self, variables) -> dict:
+        """All of it, as JSON values.
+
+        `metrics`, `oracle` (or None) and `chance` share their names; `protocol`, `visuals`, `texts` and `ids` (a hash
+        of what was evaluated) say what was measured; `tied` is the share of queries whose best positive has an equal
+        among the negatives; `finite` is False if an embedding or a positive's score was not; `examples` are the best
+        and worst text queries with what was retrieved (none for a model that is not finite).
+        """
+        return self._evaluate(variables, self.examples)
+
+    def _evaluate(self, variables, examples: int) -> dict:
+        with jax.set_mesh(self.mesh):
+            visual, text = (self._encode(variables, view) for view in ("visuals", "texts"))
+            finite, values, tied, shown = _finite(visual) and _finite(text), [], [], []
+            for visuals, texts in self.folds:
+                scores = self._tiles(variables, visual, text, visuals, texts)
+                sides = search.rank_all(scores, self._local(visuals, texts), progress=self._bar("ranking"))
+                finite &= not any(np.isnan(side.best).any() for side in sides)
+                found = {d: metrics.retrieval(side.positions) for d, side in zip(AXIS, sides, strict=True)}
+                if self.graded:
+                    for direction, more in found.items():
+                        more |= self._grades(scores, visuals, texts, AXIS[direction])
+                values.append(metrics.both_directions(**found))
+                tied.append({d: float(np.mean(side.tied)) for d, side in zip(AXIS, sides, strict=True)})
+                if examples and finite and not shown:
+                    shown = self._examples(variables, visual, text, visuals, texts, sides[1], examples)
+        return {
+            "metrics": metrics.mean(values),
+            **self.limits,
+            "protocol": self.protocol,
+            "visuals": self.split.n_visuals,
+            "texts": self.split.n_texts,
+            "ids": self.split.ids_hash,
+            "tied": metrics.mean(tied),
+            "finite": finite,
+            "examples": shown if finite else [],
+        }
+
+    @functools.cached_property
+    def limits(self) -> dict:
+        """`oracle` (None without facts) and `chance`: what the data allow, whatever the model. Computed once.
+
+        The oracle knows all facts and ranks by the share of a text's facts that are true in a visual. Of the texts that
+        are wholly true in a visual it prefers those true in few: a text true in n visuals is about this one with
+        probability 1/n. What it cannot tell apart is ordered at random. Its metrics, like those of chance, are
+        expectations in closed form.
+        """
+        oracles, chances = [], []
+        for visuals, texts in self.folds:
+            owner = self._local(visuals, texts)
+            positives = {"v2t": search.positives_of(owner, len(visuals)), "t2v": owner[:, None]}
+            oracle, chance = {}, {}
+            for direction, candidates in (("v2t", len(texts)), ("t2v", len(visuals))):
+                chance[direction] = metrics.chance(candidates, (positives[direction] >= 0).sum(1))
+                if self.facts:
+                    oracle[direction], grades = self._oracle(visuals, texts, positives[direction], AXIS[direction])
+                    chance[direction] |= grades
+            chances.append(metrics.both_directions(**chance))
+            oracles += [metrics.both_directions(**oracle)] if oracle else []
+        return {"oracle": metrics.mean(oracles) if oracles else None, "chance": metrics.mean(chances)}
+
+    def _oracle(self, visuals, texts, positives, axis) -> tuple[dict, dict]:
+        """Metrics of the ranking by facts, and the graded metrics of chance, in one direction."""
+        queries, candidates = (visuals, texts) if axis == 1 else (texts, visuals)
+        probable = 1 / np.maximum(self._true_in(visuals, texts), 1)
+        better, tied, grades = [], [], {"ndcg": [], "tau": [], "chance": []}
+        step = max(1, STRIP // len(candidates))
+        for span in (slice(i, i + step) for i in range(0, len(queries), step)):
+            rows, columns = (visuals[span], texts) if axis == 1 else (visuals, texts[span])
+            share = _host(_fact_share, self.facts[0][rows], self.facts[1][columns])
+            share = share if axis == 1 else share.T
+            scores = share + (share >= 1) * (probable if axis == 1 else probable[span, None])  # the same for one text
+            own = positives[span]
+            level = np.where(own >= 0, np.take_along_axis(scores, np.maximum(own, 0), 1), -1.0)
+            level = -np.sort(-level, axis=1)
+            counts = [((scores > one[:, None]).sum(1), (scores == one[:, None]).sum(1)) for one in level.T]
+            better.append(np.stack([b for b, _ in counts], 1))
+            tied.append(np.where(level >= 0, np.stack([t for _, t in counts], 1), 0))
+            if self.graded:
+                grade = self._relevance(rows, columns, axis)
+                grades["ndcg"].append(metrics.expected_ndcg_at(share, grade, self.k))
+                grades["tau"].append(metrics.kendall_tau(share, grade))
+                grades["chance"].append(metrics.expected_ndcg_at(np.zeros_like(share), grade, self.k))
+        found = metrics.expected(np.concatenate(better), np.concatenate(tied))
+        if not self.graded:
+            return found, {}
+        return found | self._means(grades["ndcg"], grades["tau"]), self._means(grades["chance"], [np.zeros(1)])
+
+    def _true_in(self, visuals, texts) -> np.ndarray:
+        """In how many of the visuals each text is wholly true."""
+        step = max(1, STRIP // len(visuals))
+        said, true = self.facts[1][texts], self.facts[0][visuals]
+        parts = [(_host(_fact_share, true, said[i : i + step]) >= 1).sum(0) for i in range(0, len(texts), step)]
+        return np.concatenate(parts)
+
+    def _grades(self, scores: tiles.Tiles, visuals, texts, axis: int) -> dict:
+        """NDCG and Kendall's tau of the model in one direction, in strips of complete rows."""
+        ndcg, tau = [], []
+        for span, strip in tiles.strips(scores, axis=axis):
+            rows, columns = (visuals[span], texts) if axis == 1 else (visuals, texts[span])
+            grade = self._relevance(rows, columns, axis)
+            ndcg.append(_host(_ndcg, strip, grade, k=self.k))
+            tau.append(metrics.kendall_tau(strip, grade))
+        return self._means(ndcg, tau)
+
+    def _means(self, ndcg: list, tau: list) -> dict:
+        """Means over queries; tau leaves out queries whose candidates are all equally relevant."""
+        tau = np.concatenate(tau)
+        tau = tau[~np.isnan(tau)]
+        return {
+            f"NDCG@{self.k}": float(np.mean(np.concatenate(ndcg), dtype=np.float64)),
+            "tau": float(np.mean(tau)) if len(tau) else 0.0,
+        }
+
+    def _relevance(self, visuals, texts, axis: int) -> np.ndarray:
+        """Graded relevance `[q, C]` of a strip."""
+        visual = {"visual_id": visuals, "visual_facts": self.facts[0][visuals]}
+        text = {"visual_id": self.split.text_visual[texts], "text_id": texts, "text_facts": self.facts[1][texts]}
+        grade = _host(_facts, visual, text)
+        return grade if axis == 1 else grade.T
+
+    def _examples(self, variables, visual, text, visuals, texts, side: search.Ranking, count: int) -> list[dict]:
+        """The text queries with the best and the worst ranks, one per visual, with the five best visuals of each."""
+        owner, rank = self.split.text_visual[texts], side.positions[:, 0]
+        order = np.lexsort((-side.best, rank))
+        best, worst = (_first_of_each(o, owner, count) for o in (order, order[::-1]))
+        chosen = np.concatenate([best, worst])
+        found = search.top_k(self._tiles(variables, visual, text, visuals, texts[chosen]), 5, axis=0)
+        return [
+            {
+                "query": self.split.texts[texts[t]],
+                "direction": "t2v",
+                "rank": int(rank[t]),
+                "kind": "best" if place < len(best) else "worst",
+                "retrieved": [
+                    {"visual": int(v), "name": self.split.names[v], "score": float(s), "right": bool(v == owner[t])}
+                    for s, v in zip(scores, visuals[ids], strict=True)
+                ],
+            }
+            for place, (t, scores, ids) in enumerate(zip(chosen, *found, strict=True))
+        ]
+
+    def _encode(self, variables, view: str) -> Encoded:
+        encode = self.predict["encode_visual" if view == "visuals" else "encode_text"]
+        batches = self.split.epoch(view, self.batch_size)
+        return tiles.encode_all(encode, variables, batches, mesh=self.mesh, progress=self._bar(f"encoding {view}"))
+
+    def _tiles(self, variables, visual, text, visuals, texts) -> tiles.Tiles:
+        visual, text = _take(visual, visuals), _take(text, texts)
+        return tiles.blocks(self.predict["similarity"], variables, visual, text, block=self.block, mesh=self.mesh)
+
+    def _local(self, visuals, texts) -> np.ndarray:
+        """The visual of each text as a position in the fold."""
+        return self.split.text_visual[texts] - visuals[0]
+
+    def _bar(self, words: str) -> str | None:
+        return words if self.progress else None
+
+
+_ndcg = jax.jit(metrics.ndcg_at, static_argnames=("k", "axis"))
+_facts = jax.jit(lambda visual, text: relevances.facts(visual, text)[0])
+_fact_share = jax.jit(relevances.fact_share)
+
+
+def _host(function, *arguments, **options):
+    """Calls a compiled function with numpy arguments; explicit transfers, since training forbids silent ones."""
+    return jax.device_get(function(*jax.device_put(arguments), **options))
+
+
+def _take(encoded: Encoded, rows: np.ndarray) -> Encoded:
+    """Some rows; everything, in order, is not copied."""
+    return encoded if len(rows) == len(encoded.pooled) else jax.tree.map(operator.itemgetter(rows), encoded)
+
+
+def _finite(encoded: Encoded) -> bool:
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(encoded) if leaf.dtype.kind != "b")
+
+
+def _first_of_each(order: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` of `order` that belong to different owners."""
+    first = np.unique(owner[order], return_index=True)[1]
+    return order[np.sort(first)[:count]]
