@@ -1,0 +1,1 @@
+"""Retrieval models: one paper a file, each exporting `Model`."""

@@ -1,0 +1,131 @@
+"""VSE++: two towers that meet in one dot product (Faghri et al., BMVC 2018; on regions as in arXiv 2305.16566).
+
+Visual: linear map of each region, frame or patch, then the maximum over them. Text: word vectors into a GRU whose last
+state is the text. Both are L2-normalised; the score is their cosine. With `visual_dim=None` the visuals are uint8
+frames, and a compact patch encoder stands where the region detector stood.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vlr_jax.layers import pooling
+from vlr_jax.layers.gru import GRU
+from vlr_jax.layers.patches import PatchEncoder
+from vlr_jax.types import Encoded
+
+POOLS = {"max": pooling.masked_max, "mean": pooling.masked_mean}
+TEXTS = ("gru", "mean")
+
+
+def _uniform(rng, shape, dtype=jnp.float32):
+    return jax.random.uniform(rng, shape, dtype, -0.1, 0.1)
+
+
+class Model(nn.Module):
+    """The two-tower model; sizes default to VSE++ on region features.
+
+    Attributes:
+        vocabulary: number of words, the unknown word and padding among them.
+        visual_dim: width of the precomputed features; None = uint8 frames.
+        dim: D, width of the shared space and of the GRU's state.
+        word_dim: width of a word vector.
+        visual_hidden: width of a hidden layer before the visual projection; 0 = none.
+        pool: "max" or "mean" over the real regions, frames or patches.
+        text: "gru" or "mean" (mean of the word vectors, then a linear map).
+        patch, patch_dim, patch_layers: of the patch encoder (frames only).
+        visual_dropout: on the features and on the hidden layer.
+        text_dropout: on the word vectors and on the text's state.
+        word_dropout: share of words left out of a text in training.
+        temperature_start: first value of a learned temperature; None = the model has none.
+        dtype: of the towers' computation; parameters and scores are float32.
+
+    Raises:
+        ValueError: at `init` or `apply`, for an unknown `pool` or `text`, or visuals that are not of `visual_dim`.
+    """
+
+    vocabulary: int
+    visual_dim: int | None = None
+    dim: int = 1024
+    word_dim: int = 300
+    visual_hidden: int = 0
+    pool: str = "max"
+    text: str = "gru"
+    patch: int = 8
+    patch_dim: int = 192
+    patch_layers: int = 2
+    visual_dropout: float = 0.0
+    text_dropout: float = 0.0
+    word_dropout: float = 0.0
+    temperature_start: float | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if self.pool not in POOLS:
+            raise ValueError(f"model.pool is {self.pool!r}; two_tower has: {', '.join(POOLS)}")
+        if self.text not in TEXTS:
+            raise ValueError(f"model.text is {self.text!r}; two_tower has: {', '.join(TEXTS)}")
+        if self.visual_dim is None:
+            self.patches = PatchEncoder(self.patch, self.patch_dim, self.patch_layers, dtype=self.dtype)
+        if self.visual_hidden:
+            self.visual_mlp = nn.Dense(self.visual_hidden, dtype=self.dtype)
+        self.visual_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        self.words = nn.Embed(self.vocabulary, self.word_dim, dtype=self.dtype, embedding_init=_uniform)
+        if self.text == "gru":
+            self.gru = GRU(self.dim, dtype=self.dtype)
+        else:
+            self.text_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        self.drop_visual = nn.Dropout(self.visual_dropout)
+        self.drop_text = nn.Dropout(self.text_dropout)
+        if self.temperature_start is not None:
+            start = float(self.temperature_start)
+            self.log_temperature = self.param("log_temperature", lambda _: jnp.log(jnp.float32(start)))
+
+    def encode_visual(self, batch: dict[str, Array], *, train: bool = False) -> Encoded:
+        """`visual` float `[B, ..., visual_dim]`, `visual_mask [B, ...]`; or uint8 `[B, F, H, W, 3]`, `[B, F]`."""
+        x, mask = batch["visual"], batch["visual_mask"]
+        if (self.visual_dim is None) != (x.dtype == jnp.uint8) or self.visual_dim not in (None, x.shape[-1]):
+            wanted = "uint8 frames [B, F, H, W, 3]" if self.visual_dim is None else f"features of {self.visual_dim}"
+            raise ValueError(f"model.visual_dim={self.visual_dim} wants {wanted}; got {x.dtype} {x.shape}.")
+        if self.visual_dim is None:
+            x = self.patches(x)  # [B, F, P, C]
+            mask = jnp.broadcast_to(mask[..., None], x.shape[:-1])  # [B, F, P]
+        x = x.reshape(x.shape[0], -1, x.shape[-1]).astype(self.dtype)  # [B, S, C]
+        mask = mask.reshape(x.shape[:2])  # [B, S]
+        x = self.drop_visual(x, deterministic=not train)
+        if self.visual_hidden:
+            x = self.drop_visual(nn.gelu(self.visual_mlp(x)), deterministic=not train)
+        # Flat, because XLA transposes the whole activation for the gradient of a product over [B, S, C].
+        x = self.visual_projection(x.reshape(-1, x.shape[-1])).reshape(*mask.shape, self.dim)  # [B, S, D]
+        return Encoded(pooled=pooling.l2_normalise(POOLS[self.pool](x, mask)))
+
+    def encode_text(self, batch: dict[str, Array], *, train: bool = False) -> Encoded:
+        """`text` int32 `[B, L]` with `text_mask [B, L]`."""
+        mask = batch["text_mask"]
+        if train and self.word_dropout:
+            kept = mask & jax.random.bernoulli(self.make_rng("dropout"), 1 - self.word_dropout, mask.shape)
+            # A text that would lose all its words keeps them.
+            mask = jnp.where(jnp.any(kept, axis=1, keepdims=True), kept, mask)
+        x = self.drop_text(self.words(batch["text"]), deterministic=not train)  # [B, L, E]
+        if self.text == "gru":
+            _, x = self.gru(x, mask)  # [B, D]
+        else:
+            x = self.text_projection(pooling.masked_mean(x, mask))  # [B, D]
+        return Encoded(pooled=pooling.l2_normalise(self.drop_text(x, deterministic=not train)))
+
+    def similarity(self, visual: Encoded, text: Encoded) -> dict[str, Array]:
+        """Cosine of every pair, `{"sim": [V, T]}`, in at least float32 whatever the encodings are stored as."""
+        dtype = jnp.promote_types(visual.pooled.dtype, jnp.float32)
+        v, t = visual.pooled.astype(dtype), text.pooled.astype(dtype)
+        return {"sim": jnp.einsum("vd,td->vt", v, t, precision=jax.lax.Precision.HIGHEST)}
+
+    def regularisers(self, visual: Encoded, text: Encoded) -> dict[str, Array]:
+        """None: the ranking terms are all that VSE++ trains on."""
+        return {}
+
+    def temperature(self) -> Array | None:
+        """The learned temperature, kept positive as the exponential of its parameter; None if the model has none."""
+        return None if self.temperature_start is None else jnp.exp(self.log_temperature)
