@@ -1,0 +1,136 @@
+"""The house's rules: who may import whom, what every room exports, file and function lengths."""
+
+import ast
+import compileall
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from vlr_jax.resolve import WORD, choices, resolve
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "vlr_jax"
+REPO = PACKAGE.parent
+
+# docs/architecture.md shows the same table.
+ALLOWED = {
+    "ranking": set(), "types": set(), "resolve": set(), "text": set(), "media": set(), "features": set(),
+    "jsonl": set(), "config": set(), "log": set(), "curves": set(), "world": set(),
+    "grammar": {"world"},
+    "relevance": {"ranking"},
+    "losses": {"ranking"},
+    "metrics": {"ranking"},
+    "layers": {"layers"},
+    "models": {"layers", "types"},
+    "data": {"features", "jsonl", "media", "world", "grammar"},
+    "records": {"media", "text"},
+    "prepare": {"resolve", "records"},
+    "pipeline": {"prepare", "media", "text"},
+    "terms": {"resolve", "ranking", "relevance"},
+    "tasks": {"terms"},
+    "protocols": set(),
+    "sharding": set(),
+    "tiles": {"types"},
+    "search": {"tiles"},
+    "index": {"search", "tiles", "types"},
+    "evaluators": {"search", "tiles", "protocols", "metrics", "relevance", "sharding", "types"},
+    "state": {"sharding"},
+    "optim": {"config", "sharding"},
+    "checkpoint": {"state", "sharding"},
+    "score": {"protocols", "metrics", "search", "tiles"},
+    "report": {"curves", "log"},
+    "train": {"config", "optim", "pipeline", "report", "sharding", "state", "text", "checkpoint", "log", "resolve"},
+    "main": {"train", "prepare", "index", "tiles", "config", "pipeline", "sharding"},
+}  # fmt: skip
+WITHOUT_JAX = (
+    "text", "media", "features", "jsonl", "world", "grammar", "records", "data.scenes", "data.folder", "prepare", "log",
+    "config", "report",
+)  # fmt: skip
+
+
+def files():
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.stem != "__init__")
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "vlr_jax":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vlr_jax."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("vlr_jax.")}
+    return found
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{room} has no line in the import table"
+    assert imported(path) <= ALLOWED[room], f"{path.name} imports {imported(path) - ALLOWED[room]}"
+
+
+def test_import_table_has_no_circle():
+    done = set()
+    while len(done) < len(ALLOWED):
+        ready = {room for room, needs in ALLOWED.items() if room not in done and needs - {room} <= done}
+        assert ready, f"circle among {sorted(set(ALLOWED) - done)}"
+        done |= ready
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_lengths(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 320
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and (path.stem, node.name) != ("train", "train"):
+            assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name} is longer than 60 lines"
+
+
+def test_every_room_file_exports_its_word():
+    for room in WORD:
+        for name in choices(room):
+            assert resolve(room, name) is not None
+    with pytest.raises(ValueError, match="models has: .*two_tower"):
+        resolve("models", "twotower")
+    with pytest.raises(ValueError, match="could not be imported"):
+        resolve("losses", "no_such_package.file:loss")
+    assert resolve("losses", "vlr_jax.losses:info_nce") is resolve("losses", "info_nce")
+
+
+def test_documented_and_no_init_logic():
+    for path in files():
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+    for path in PACKAGE.rglob("__init__.py"):
+        body = ast.parse(path.read_text()).body
+        assert all(isinstance(n, ast.Expr | ast.ImportFrom | ast.Assign) for n in body), path
+
+
+def test_compiles():
+    for folder in ("vlr_jax", "configs", "benchmarks", "tests"):
+        assert compileall.compile_dir(str(REPO / folder), quiet=1)
+
+
+def test_ruff():
+    for command in (["check"], ["format", "--check"]):
+        run = subprocess.run([sys.executable, "-m", "ruff", *command, str(REPO)], capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_data_workers_stay_light():
+    code = "import sys\n" + "".join(f"import vlr_jax.{name}\n" for name in WITHOUT_JAX)
+    code += "heavy = {'jax', 'torch', 'tensorflow'} & set(sys.modules)\nassert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_library_imports_without_torch_and_tensorflow():
+    names = [".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts) for p in files()]
+    code = f"import sys, importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+    code += "heavy = {'torch', 'tensorflow'} & set(sys.modules)\nassert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,127 @@
+"""Every loss with every retrieval model: finite terms, equal on 1 and 8 devices, falling in a few steps."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+from vlr_jax import sharding
+from vlr_jax.resolve import choices, resolve
+from vlr_jax.tasks.retrieval import Task
+
+B, R, V_DIM, L, WORDS = 16, 3, 10, 6, 20
+MODELS = {"two_tower": dict(dim=12, word_dim=6, vocabulary=WORDS, visual_dim=V_DIM)}
+
+
+def mesh_of(devices):
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+@functools.cache
+def batch():
+    """Pairs whose texts tell of their visuals; two rows of one visual, ragged elements, and a padding row."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(4, WORDS, (B, L))
+    meaning = rng.normal(size=(WORDS, V_DIM))
+    visual = meaning[words[:, :R]] + 0.1 * rng.normal(size=(B, R, V_DIM))
+    ids = np.arange(B, dtype=np.int32)
+    ids[3] = ids[7]
+    return {
+        "visual": visual.astype(np.float16), "visual_mask": np.arange(R) < rng.integers(1, R + 1, (B, 1)),
+        "text": words.astype(np.int32), "text_mask": np.arange(L) < rng.integers(2, L + 1, (B, 1)),
+        "visual_id": ids, "text_id": np.arange(B, dtype=np.int32), "valid": np.arange(B) != 5,
+    }  # fmt: skip
+
+
+def on_device():
+    return {key: jnp.asarray(value) for key, value in batch().items()}
+
+
+@functools.cache
+def task(model, losses):
+    config = dict(losses={name: {} for name in losses}, relevance=dict(name="identity"), regularisers={})
+    return Task(resolve("models", model)(**MODELS[model]), config)
+
+
+@functools.cache
+def value_and_grad(model, losses, devices):
+    """Loss, metrics and gradients of the same variables and batch on so many devices, on the host."""
+    this, mesh = task(model, losses), mesh_of(devices)
+    variables = jax.device_get(jax.jit(this.init)(jax.random.key(0), batch()))
+    with jax.set_mesh(mesh):
+
+        def loss(variables, batch):
+            return this.loss(variables, batch, rng=jax.random.key(1), step=jnp.int32(0))
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+        (value, (metrics, _)), grads = jax.device_get(step(variables, sharding.put(batch(), mesh)))
+    return value, metrics, grads
+
+
+@pytest.mark.parametrize("model", choices("models"))
+def test_all_losses_are_finite(model):
+    """One compiled step with every loss as a term."""
+    losses = tuple(choices("losses"))
+    value, metrics, grads = value_and_grad(model, losses, 1)
+    assert np.isfinite(value) and all(np.isfinite(m) for m in metrics.values())
+    assert {f"loss/{name}/{d}" for name in losses for d in ("t2v", "v2t")} <= set(metrics)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads)) and optax.tree.norm(grads) > 0
+
+
+@pytest.mark.parametrize("loss", choices("losses"))
+def test_eight_devices_equal_one(loss):
+    one, eight = (value_and_grad("two_tower", (loss,), devices) for devices in (1, 8))
+    np.testing.assert_allclose(eight[0], one[0], rtol=1e-5, atol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), eight[2], one[2])
+
+
+@pytest.mark.parametrize("model", choices("models"))
+def test_padding_rows_change_nothing(model):
+    value, _, grads = value_and_grad(model, ("info_nce",), 1)
+    other = {k: v.copy() for k, v in batch().items()}
+    other["visual"][5], other["text"][5], other["visual_id"][5] = 100.0, 4, other["visual_id"][0]
+    this = task(model, ("info_nce",))
+    variables = jax.jit(this.init)(jax.random.key(0), batch())
+    with jax.set_mesh(mesh_of(1)):
+        step = lambda v, b: this.loss(v, b, rng=jax.random.key(1), step=jnp.int32(0))[0]
+        changed, changed_grads = jax.jit(jax.value_and_grad(step))(variables, other)
+    np.testing.assert_allclose(changed, value, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), changed_grads, grads)
+
+
+def falls(model, loss):
+    this = task(model, (loss,))
+    variables = jax.jit(this.init)(jax.random.key(0), batch())
+    tx = optax.adam(3e-2)
+
+    @jax.jit
+    def run(variables, state):
+        def body(carry, _):
+            variables, state = carry
+            f = lambda v: this.loss(v, on_device(), rng=jax.random.key(1), step=jnp.int32(0))[0]
+            value, grads = jax.value_and_grad(f)(variables)
+            updates, state = tx.update(grads, state)
+            return (optax.apply_updates(variables, updates), state), value
+
+        return jax.lax.scan(body, (variables, state), length=20)[1]
+
+    with jax.set_mesh(mesh_of(1)):
+        values = run(variables, tx.init(variables))
+    return values[-1] < 0.7 * values[0]
+
+
+@pytest.mark.parametrize("loss", choices("losses"))
+def test_every_loss_falls_in_20_steps(loss):
+    assert falls("two_tower", loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model,loss", itertools.product(choices("models"), choices("losses")))
+def test_the_whole_product_falls(model, loss):
+    assert falls(model, loss)

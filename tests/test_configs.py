@@ -1,0 +1,142 @@
+"""Every config: short, complete, and its smoke variant trains, evaluates, keeps a checkpoint, and is searched."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from absl import flags as absl_flags
+from ml_collections import ConfigDict
+
+from vlr_jax import config, main, train
+
+REPO = pathlib.Path(__file__).resolve().parents[1]
+FILES = sorted((REPO / "configs").glob("*.py"))
+
+
+def load(path, arg="") -> ConfigDict:
+    scope = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    return scope["get_config"](arg)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_is_short_and_complete(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 80
+    assert f"--config configs/{path.name}" in source.split('"""')[1]
+    for arg in ("", "smoke"):
+        config.complete(load(path, arg))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_smoke(path, tmp_path, monkeypatch):
+    """In-process: 4 steps, evaluations, a checkpoint, the report."""
+    monkeypatch.chdir(tmp_path)
+    plan = config.complete(load(path, "smoke"))
+    main.prepare_if_absent(plan["data"])
+    result = train.train(plan, "run")
+    assert set(result["evals"]) == set(plan["evals"]) and result["step"] in range(1, 5)
+    assert pathlib.Path("run/report.html").stat().st_size > 10_000
+    for evaluation in result["evals"].values():
+        assert 0 <= evaluation["metrics"]["rsum"] <= 600
+
+
+def command(*flags, cwd) -> subprocess.CompletedProcess:
+    env = dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0")
+    run = [sys.executable, "-m", "vlr_jax.main", *flags]
+    return subprocess.run(run, cwd=cwd, env=env, capture_output=True, text=True, timeout=240)
+
+
+def test_documented_commands(tmp_path):
+    """Train, train again (finished), eval, index, search, through the command line."""
+    quick = ["--config", f"{REPO}/configs/quickstart.py:smoke", "--workdir", "run"]
+    first = command(*quick, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "t2v_R@1" in first.stdout and "oracle" in first.stdout and "report.html" in first.stdout
+    again = command(*quick, cwd=tmp_path)
+    assert again.returncode == 0 and "is finished" in again.stdout and "t2v_R@1" in again.stdout
+    evaluated = command(*quick, "--mode", "eval", "--output", "eval.json", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    stored = json.loads((tmp_path / "run/result.json").read_text())["evals"]["test"]["metrics"]
+    assert json.loads((tmp_path / "eval.json").read_text())["evals"]["test"]["metrics"] == stored
+    refused = command(*quick, "--mode", "search", "--query", "a red circle", cwd=tmp_path)
+    assert refused.returncode == 1 and "--mode index" in refused.stderr
+    indexed = command(*quick, "--mode", "index", cwd=tmp_path)
+    assert indexed.returncode == 0 and "16 visuals" in indexed.stdout, indexed.stderr
+    found = command(*quick, "--mode", "search", "--query", "a red circle", "--query", "blue", "--top_k", "3",
+                    "--output", "found.json", cwd=tmp_path)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    results = json.loads((tmp_path / "found.json").read_text())
+    assert [len(r["results"]) for r in results] == [3, 3] and results[0]["query"] == "a red circle"
+    scores = [hit["score"] for hit in results[0]["results"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--config", "configs/quick.py"], "no config 'configs/quick.py'.*quickstart.py"),
+        (["--config", "configs/quickstart.py", "--config.losses.info_nce.temprature=1"], "temprature.*(?s:.*)keys of"),
+        (["--config", "configs/quickstart.py", "--config.stps=1"], "stps.*(?s:.*)keys of .*batch_size.*steps"),
+        (["--config", "configs/quickstart.py", "--config.steps=abc"], "steps"),
+        (["--mode", "search", "--workdir", "nowhere", "--query", "a"], "nowhere holds no run"),
+        (["--workdir", "x"], "training needs --config"),
+    ],
+)
+def test_misuse_ends_with_one_message(flags, message, monkeypatch):
+    """In-process through the same parser that the command uses."""
+    monkeypatch.chdir(REPO)
+    values = absl_flags.FLAGS
+    names = [f.name for f in values.get_flags_for_module(main)]
+    before = {name: values[name].value for name in names}
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main.parse(["main", *flags])
+            main.main([])
+        assert re.search(message, str(stopped.value)), stopped.value
+    finally:
+        for name, value in before.items():
+            values[name].value = value
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (dict(optm={}), "unknown key optm in config; valid keys: .*optim"),
+        (dict(data=dict(name="scenes", rot="x")), "unknown key rot in config.data"),
+        (dict(best="dev/rsum"), "names no evaluation; evals: val"),
+        (dict(batch_size=0), "batch_size is 0"),
+        (dict(steps=None), "lacks steps"),
+        (dict(evals=dict(val={})), "config.evals.val lacks name"),
+    ],
+)
+def test_bad_config_is_refused(small_config, change, message):
+    with pytest.raises(ValueError, match=message):
+        config.complete(small_config | change)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (dict(model=dict(name="two_towers")), "No models/two_towers.py; models has: two_tower"),
+        (dict(model=dict(name="two_tower", dims=3)), "unknown key dims in config.model"),
+        (dict(losses=dict(infonce={})), "No losses/infonce.py; losses has: info_nce"),
+        (dict(losses=dict(info_nce=dict(margin=1.0))), "no knob 'margin'"),
+        (dict(relevance=dict(name="identical")), "identity"),
+        (dict(text=dict(name="bpe", length=8)), "words"),
+        (dict(batch_size=100_000), "does not fit"),
+        (dict(batch_size=12), "not a multiple of the 8 devices"),
+        (dict(mesh=dict(data=3)), "does not fit 8 device"),
+        (dict(optim=dict(name="adan", lr=1.0)), "optimizers: adam"),
+        (dict(regularisers=dict(kl=1.0)), "the model has: none"),
+        (dict(evals=dict(val=dict(name="retrieval", every=1, block_size=3)), best=""), "block_size"),
+    ],
+)
+def test_bad_choice_is_refused_before_a_step(small_config, tmp_path, change, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        train.train(small_config | change, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "1").exists()

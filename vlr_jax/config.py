@@ -1,0 +1,109 @@
+"""What a config may say: its keys and defaults, refused misspellings, and the workdir's copy of it."""
+
+import json
+import os
+import pathlib
+
+from ml_collections import ConfigDict
+
+REQUIRED = ("data", "text", "model", "losses", "optim", "batch_size", "steps")
+DEFAULTS = {
+    "task": "retrieval",
+    "seed": 0,
+    "relevance": {"name": "identity"},
+    "regularisers": {},
+    "evals": {},
+    "best": "",              # "val/rsum": the metric that picks the best checkpoint
+    "mesh": {"data": -1},
+    "sharding": [(".*", ())],
+    "log_every": 50,         # steps
+    "save_every": 0,         # steps; 0 = with the evaluations only, and at the end
+    "keep": 2,
+    "threads": 2,            # reading batches
+}  # fmt: skip
+DATA_KEYS = {"name", "root", "split", "visual", "frame_size", "options", "source"}
+# A run may be continued with other values of these.
+CONTINUABLE = ("steps", "log_every", "save_every", "keep", "threads", "mesh", "sharding")
+
+
+def complete(config) -> dict:
+    """Config → plain dict with defaults filled in.
+
+    Raises:
+        ValueError: unknown or missing keys; the message lists the valid ones.
+    """
+    given = json.loads(config.to_json_best_effort()) if isinstance(config, ConfigDict) else dict(config)
+    known = [*REQUIRED, *DEFAULTS]
+    refuse_unknown(given, known, "config")
+    missing = [key for key in REQUIRED if given.get(key) is None]
+    if missing:
+        raise ValueError(f"config lacks {', '.join(missing)}; required: {', '.join(REQUIRED)}")
+    merged = json.loads(json.dumps({**DEFAULTS, **given}))
+    refuse_unknown(merged["data"], DATA_KEYS, "config.data")
+    for name, evaluation in merged["evals"].items():
+        if "name" not in evaluation:
+            raise ValueError(f"config.evals.{name} lacks name, the file in evaluators/")
+        refuse_unknown(evaluation.get("data", {}), DATA_KEYS, f"config.evals.{name}.data")
+    if merged["best"] and merged["best"].split("/")[0] not in merged["evals"]:
+        raise ValueError(f"config.best={merged['best']!r} names no evaluation; evals: {', '.join(merged['evals'])}")
+    for key in ("batch_size", "steps", "log_every"):
+        if not isinstance(merged[key], int) or merged[key] < 1:
+            raise ValueError(f"config.{key} is {merged[key]!r}; expected a whole number of at least 1")
+    return merged
+
+
+def refuse_unknown(given, valid, where: str) -> None:
+    """Raises ValueError naming the keys of `given` that are not in `valid`, and what is valid."""
+    unknown = sorted(set(given) - set(valid))
+    if unknown:
+        raise ValueError(f"unknown key {', '.join(unknown)} in {where}; valid keys: {', '.join(sorted(valid))}")
+
+
+def claim(workdir: str | os.PathLike, config: dict) -> None:
+    """Writes `workdir/config.json`, or checks that the run found there is the same one.
+
+    Raises:
+        ValueError: the workdir holds a run of another config; names the keys that differ. Nothing is overwritten.
+    """
+    folder = pathlib.Path(workdir)
+    path = folder / "config.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        different = [key for key in sorted(stored.keys() | config.keys())
+                     if key not in CONTINUABLE and stored.get(key) != config.get(key)]  # fmt: skip
+        if different:
+            lines = [f"  {key}: there {stored.get(key)!r}, here {config.get(key)!r}" for key in different]
+            raise ValueError(
+                f"{folder} holds a run of another config; it differs in\n"
+                + "\n".join(lines)
+                + "\nchoose another --workdir"
+            )
+    else:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"the workdir {folder} can't be written: {error}") from error
+    write_text(path, json.dumps(config, indent=1))
+
+
+def load(workdir: str | os.PathLike) -> dict:
+    """The config of the run in `workdir`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} holds no run (no config.json); train first, or name the run by --workdir")
+    return json.loads(path.read_text())
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a small file so that a reader sees the old or the new one, never half of it."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} can't be written: {error}") from error

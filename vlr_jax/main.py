@@ -1,0 +1,211 @@
+"""The command: `python -m vlr_jax.main --config configs/quickstart.py [--mode …] [--config.steps=100 …]`.
+
+    train    (default) train, or continue, the run in --workdir; then evaluate and write report.html
+    eval     all evaluations of the run, on its best checkpoint
+    index    encode a gallery into <workdir>/index
+    search   rank the gallery for --query "…" or --queries FILE
+
+Every mode but train reads the run's own config from --workdir; --config then only names the default workdir.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vlr_jax import config as configs
+from vlr_jax import index, pipeline, prepare, sharding, tiles, train
+
+MODES = ("train", "eval", "index", "search")
+CONFIG = config_flags.DEFINE_config_file("config", None, "the run: a file of configs/", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
+MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
+DATA = flags.DEFINE_string("data", None, "index: another prepared folder than the run's own")
+SPLIT = flags.DEFINE_string("split", None, "index: the split; default that of the run's last evaluation")
+QUERY = flags.DEFINE_multi_string("query", [], "search: a text; may be given several times")
+QUERIES = flags.DEFINE_string("queries", None, "search: a file with one text a line")
+TOP_K = flags.DEFINE_integer("top_k", 10, "search: how many results", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", None, "eval, search: also write the results to this JSON file")
+TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the code an error arose")
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """absl's parsing; a misspelt or missing config ends with a message that lists what exists."""
+    try:
+        rest = flags.FLAGS(arguments)
+        if CONFIG.value is not None:
+            CONFIG.value.keys()  # a file that can't be loaded is only noticed at its first use
+        return rest
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        OSError,
+        flags.Error,
+        config_flags.config_flags.UnparsedFlagError,
+    ) as e:
+        sys.exit(f"vlr_jax: {_explain(e, arguments)}")
+
+
+def _explain(error: Exception, arguments: list[str]) -> str:
+    named = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
+    named += [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--config"]
+    path = named[0].split(":")[0] if named else ""
+    if not named:
+        return f"{error}\n(keys of a config are set after --config FILE)"
+    if not pathlib.Path(path).is_file():
+        folder = pathlib.Path(path).parent
+        there = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
+        return f"no config {path!r}; {folder} has: {', '.join(there) or 'no configs'}"
+    kept = [a for a in arguments if not a.startswith("--config.")]
+    try:
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(kept, known_only=True)
+        keys = ", ".join(sorted(CONFIG.value.keys()))
+    except Exception:  # the file itself is broken: the first error says how
+        keys = "unknown (it can't be loaded)"
+    return f"{error}\nkeys of {path}: {keys}"
+
+
+def default_workdir() -> str:
+    """`runs/quickstart` for `configs/quickstart.py`, `runs/quickstart-smoke` for its `:smoke` variant."""
+    if WORKDIR.value:
+        return WORKDIR.value
+    if CONFIG.value is None:
+        raise ValueError("name the run by --config FILE or --workdir FOLDER")
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return str(pathlib.Path("runs") / (pathlib.Path(path).stem + (f"-{argument}" if argument else "")))
+
+
+def prepare_if_absent(data: dict) -> None:
+    """Builds the dataset of a config where it is not there yet and the config says from what (scenes need nothing)."""
+    root = pathlib.Path(data["root"])
+    if root.exists():
+        if data.get("options") and data["name"] == "scenes":  # other options than the folder was made with are refused
+            prepare.prepare(data["name"], root, source=data.get("source"), options=data["options"])
+    elif data["name"] == "scenes" or data.get("source"):
+        prepare.prepare(data["name"], root, source=data.get("source"), options=data.get("options"))
+
+
+def main(_) -> None:
+    """Runs the mode. Errors of use end with one message and status 1; --traceback shows all of it."""
+    logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
+    try:
+        {"train": run_train, "eval": run_eval, "index": run_index, "search": run_search}[MODE.value](default_workdir())
+    except (ValueError, OSError, FloatingPointError) as error:
+        if TRACEBACK.value:
+            raise
+        notes = "".join(f"\n({note})" for note in getattr(error, "__notes__", ()))
+        sys.exit(f"vlr_jax: {type(error).__name__}: {error}{notes}")
+
+
+def run_train(workdir: str) -> None:
+    """Trains or continues; a finished run prints its table."""
+    if CONFIG.value is None:
+        raise ValueError("training needs --config FILE, for instance configs/quickstart.py")
+    config = configs.complete(CONFIG.value)
+    done = pathlib.Path(workdir) / "result.json"
+    if done.exists() and (result := json.loads(done.read_text()))["steps"] == config["steps"]:
+        configs.claim(workdir, config)
+        print(f"{workdir} is finished; choose another --workdir to train anew")
+    else:
+        prepare_if_absent(config["data"])
+        result = train.train(config, workdir)
+    if result and jax.process_index() == 0:
+        print(table(result["evals"]))
+        print(f"report: {pathlib.Path(workdir) / 'report.html'}")
+
+
+def run_eval(workdir: str) -> None:
+    """The run's evaluations on its best checkpoint."""
+    mesh = sharding.make_mesh(configs.load(workdir)["mesh"])
+    with jax.set_mesh(mesh):
+        run = train.restore_run(workdir, mesh)
+        evaluators = train.make_evaluators(run.config, run.task, run.tokenizer, mesh)
+        evals = {name: evaluator.result(run.variables) for name, (evaluator, _, _) in evaluators.items()}
+    print(f"{workdir}, checkpoint of step {run.step}")
+    print(table(evals))
+    write_output({"step": run.step, "evals": evals})
+
+
+def run_index(workdir: str) -> None:
+    """Encodes every visual of a prepared split once and keeps the embeddings in `<workdir>/index`."""
+    mesh = sharding.make_mesh(configs.load(workdir)["mesh"])
+    with jax.set_mesh(mesh):
+        run = train.restore_run(workdir, mesh)
+        gallery = dict(run.config["data"])
+        if run.config["evals"]:
+            gallery |= list(run.config["evals"].values())[-1].get("data", {})
+        gallery |= {k: v for k, v in (("root", DATA.value), ("split", SPLIT.value)) if v}
+        split = pipeline.open_split(gallery, run.tokenizer)
+        batches = split.epoch("visuals", run.config["batch_size"])
+        encode = run.task.predict()["encode_visual"]
+        encoded = tiles.encode_all(encode, run.variables, batches, mesh=mesh, progress="encoding visuals")
+    meta = {
+        "model": run.digest,
+        "step": run.step,
+        "data": gallery["root"],
+        "split": gallery["split"],
+        "ids": split.ids_hash,
+    }
+    folder = index.build(pathlib.Path(workdir) / "index", encoded, split.names, meta)
+    print(f"{split.n_visuals} visuals of {gallery['root']} ({gallery['split']}) indexed in {folder}")
+
+
+def run_search(workdir: str) -> None:
+    """Ranks the indexed gallery for every query."""
+    queries = list(QUERY.value)
+    if QUERIES.value:
+        lines = pathlib.Path(QUERIES.value).read_text().splitlines()
+        queries += [line.strip() for line in lines if line.strip()]
+    if not queries:
+        raise ValueError('nothing to search for; give --query "…" or --queries FILE with one text a line')
+    mesh = sharding.make_mesh(configs.load(workdir)["mesh"])
+    with jax.set_mesh(mesh):
+        run = train.restore_run(workdir, mesh)
+        gallery = index.load(pathlib.Path(workdir) / "index", expect={"model": run.digest})
+        predict = run.task.predict()
+        batches = pipeline.text_batches(run.tokenizer, queries, sharding.rows(64, mesh))
+        encoded = tiles.encode_all(predict["encode_text"], run.variables, batches, mesh=mesh)
+        found = index.query(predict["similarity"], run.variables, gallery, encoded, TOP_K.value, mesh=mesh)
+    for query, hits in zip(queries, found, strict=True):
+        print(f"\n{query}")
+        for place, (name, score) in enumerate(hits, 1):
+            print(f"{place:4d}  {score:7.4f}  {name}")
+    write_output(
+        [
+            {"query": query, "results": [{"name": name, "score": score} for name, score in hits]}
+            for query, hits in zip(queries, found, strict=True)
+        ]
+    )
+
+
+def table(evals: dict) -> str:
+    """The numbers of a run as text: one line per metric, one column per evaluation, oracle and chance beside."""
+    lines = []
+    for name, result in evals.items():
+        columns = [("model", result["metrics"])]
+        columns += [(key, result[key]) for key in ("oracle", "chance") if result.get(key)]
+        head = f"{name}: {result['visuals']:,} visuals, {result['texts']:,} texts, protocol {result['protocol']}"
+        lines += ["", head, " " * 18 + "".join(f"{title:>10}" for title, _ in columns)]
+        for metric in result["metrics"]:
+            cells = [_cell(column.get(metric)) for _, column in columns]
+            lines.append(f"{metric:18}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return " " * 10 if value is None else f"{value:10.3f}" if abs(value) < 1 else f"{value:10.1f}"
+
+
+def write_output(content) -> None:
+    """Results as JSON where --output asks for it."""
+    if OUTPUT.value:
+        configs.write_text(pathlib.Path(OUTPUT.value), json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,1 @@
+"""What a batch means: one task a file, each exporting `Task`."""
