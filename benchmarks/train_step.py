@@ -7,7 +7,8 @@ of 1024 on 300-d words), triplet loss with hard negatives in both directions, gr
 parameters and the same batch in host memory (float16 features, as the pipeline delivers them), and have to give the
 same losses. The runs alternate; the ratio is the median over pairs of torch's time / ours: above 1, ours is faster.
 Also printed: the load average, the CPU time of a step (steadier on a busy machine), the rate of a large matrix product,
-and the share of it that each step reaches.
+the share of it that each step reaches, and
+how fast the pipeline reads such batches from ArrayRecord.
 
 Environment: ALLOCATOR, as in launch/local.sh, for both. XLA takes the cores of the process (`taskset` narrows it),
 torch `--threads`. OMP_WAIT_POLICY=PASSIVE lets torch's threads sleep while they wait: set it where others use the cores
@@ -78,7 +79,8 @@ class Ours:
 
         def loss(params, b, step):
             visual, text = model.apply(params, b, method=encode)
-            return terms(model.similarity, visual, text, b, step=step)
+            loss, metrics = terms(model.similarity, visual, text, b, step=step)
+            return loss, metrics | {"loss": loss}
 
         def step(state, b):
             params, slow = state
@@ -92,7 +94,7 @@ class Ours:
         """One update; the loss before it, waited for."""
         self.state, metrics = self.compiled(self.state, self.jax.device_put(b))
         self.jax.block_until_ready(self.state)
-        return float(metrics["loss/total"])
+        return float(metrics["loss"])
 
     def matmul(self, a, b):
         """A large product, as a function that waits for it."""
@@ -142,6 +144,35 @@ class Torch:
         return lambda: a @ b
 
 
+def pipeline_seconds(visuals=1024, batches=40) -> float:
+    """Seconds a batch takes from ArrayRecord to host memory: prepared as a user would, read shuffled, two threads."""
+    import json
+    import pathlib
+    import tempfile
+
+    import numpy as np
+    from absl import flags
+
+    from vlr_jax import pipeline, prepare
+
+    flags.FLAGS.mark_as_parsed()
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        source, root = pathlib.Path(folder), pathlib.Path(folder) / "prepared"
+        names = [f"v{i}" for i in range(visuals)]
+        features = np.maximum(rng.normal(size=(visuals, R, V_DIM)), 0).astype(np.float16)
+        np.savez(source / "features.npz", names=np.array(names), feat=features)
+        text = lambda: " ".join(f"word{w}" for w in rng.integers(0, WORDS, L - 2))
+        lines = [json.dumps({"media": name, "split": "train", "texts": [text()]}) for name in names]
+        (source / "captions.jsonl").write_text("\n".join(lines))
+        prepare.prepare("folder", root, source=source, options={"features": "features.npz"}, progress=False)
+        data = {"root": str(root), "split": "train"}
+        tokenizer = pipeline.tokenizer({"data": data, "text": {"name": "words", "length": L}})
+        rows = pipeline.open_split(data, tokenizer).train(batch_size=B, seed=0)
+        next(rows)  # its threads are running now
+        return seconds(lambda: next(rows), batches)[0]
+
+
 def seconds(function, times) -> tuple[float, float]:
     """Mean wall-clock and CPU time of `times` calls."""
     start, cpu = time.perf_counter(), time.process_time()
@@ -174,13 +205,14 @@ def main():
         "torch's product": (torch.matmul(*big), 5, 2 * SIZE**3),
     }
     times = {name: [] for name in functions}
+    delivery = [pipeline_seconds() for _ in range(3)]
     for _ in range(options.pairs):
         for name, (function, repeats, _) in functions.items():
             times[name].append(seconds(function, repeats))
-    report(times, {name: work for name, (_, _, work) in functions.items()}, options)
+    report(times, {name: work for name, (_, _, work) in functions.items()}, delivery, options)
 
 
-def report(times, work, options):
+def report(times, work, delivery, options):
     """Print medians, rates and shares; the ratio is the last line."""
     wall = {name: statistics.median(w for w, _ in values) for name, values in times.items()}
     cpu = {name: statistics.median(c for _, c in values) for name, values in times.items()}
@@ -193,6 +225,10 @@ def report(times, work, options):
     for name in times:
         numbers = f"{wall[name] * 1e3:8.1f} ms, {cpu[name] * 1e3:8.1f} CPU-ms, {rate[name] / 1e9:6.1f} GFLOP/s"
         print(f"{name:15s} {numbers} = {rate[name] / best:4.0%} of the measured product")
+    wait = statistics.median(delivery)
+    print(
+        f"pipeline        {wait * 1e3:8.1f} ms a batch, {wall['our step'] / wait:.1f} x as fast as our step takes them"
+    )
     pairs = [t / o for (t, _), (o, _) in zip(times["torch's step"], times["our step"], strict=True)]
     print("torch / ours in each pair: " + " ".join(f"{ratio:.2f}" for ratio in pairs))
     print(f"ratio {statistics.median(pairs):.2f}")

@@ -21,10 +21,10 @@ find_accelerator() {  # the extra that brings jax's own build for the device of 
 }
 
 set_up() {
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         local python; python=$(find_python)
         echo "vlr_jax: making .venv with $("$python" --version)"
-        "$python" -m venv .venv
+        "$python" -m venv --clear .venv || { echo "vlr_jax: $python can't make environments; on Debian: apt install python3-venv" >&2; return 1; }
     fi
     local wanted stamp=".venv/installed-${extras:-base}"
     wanted="$(cksum < pyproject.toml) $(.venv/bin/python --version)"

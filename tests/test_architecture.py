@@ -76,6 +76,16 @@ def test_imports(path):
     assert imported(path) <= ALLOWED[room], f"{path.name} imports {imported(path) - ALLOWED[room]}"
 
 
+def table() -> str:
+    """The import table as docs/architecture.md shows it."""
+    width = max(map(len, ALLOWED)) + 1
+    return "\n".join(f"{room:{width}}→ {' '.join(sorted(needs)) or '-'}" for room, needs in ALLOWED.items())
+
+
+def test_the_documented_table_is_this_one():
+    assert table() in (REPO / "docs" / "architecture.md").read_text(), table()
+
+
 def test_import_table_has_no_circle():
     done = set()
     while len(done) < len(ALLOWED):

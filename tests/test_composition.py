@@ -15,7 +15,17 @@ from vlr_jax.resolve import choices, resolve
 from vlr_jax.tasks.retrieval import Task
 
 B, R, V_DIM, L, WORDS = 16, 3, 10, 6, 20
-MODELS = {"two_tower": dict(dim=12, word_dim=6, vocabulary=WORDS, visual_dim=V_DIM)}
+SIZES = dict(dim=12, word_dim=6, vocabulary=WORDS, visual_dim=V_DIM)
+MODELS = {
+    "two_tower": ("two_tower", SIZES),
+    # What configs/ switches on: batch statistics, both text towers, every dropout, roots, a learned temperature.
+    "two_tower, all on": (
+        "two_tower",
+        SIZES
+        | dict(text="gru+mean", gru_dim=5, visual_norm=True, visual_power=0.5, visual_hidden=7, visual_dropout=0.2,
+               text_dropout=0.2, word_dropout=0.2, temperature_start=0.1),
+    ),
+}  # fmt: skip
 
 
 def mesh_of(devices):
@@ -45,7 +55,8 @@ def on_device():
 @functools.cache
 def task(model, losses):
     config = dict(losses={name: {} for name in losses}, relevance=dict(name="identity"), regularisers={})
-    return Task(resolve("models", model)(**MODELS[model]), config)
+    name, fields = MODELS[model]
+    return Task(resolve("models", name)(**fields), config)
 
 
 @functools.cache
@@ -64,7 +75,7 @@ def value_and_grad(model, losses, devices):
     return value, metrics, grads
 
 
-@pytest.mark.parametrize("model", choices("models"))
+@pytest.mark.parametrize("model", MODELS)
 def test_all_losses_are_finite(model):
     """One compiled step with every loss as a term."""
     losses = tuple(choices("losses"))
@@ -74,14 +85,20 @@ def test_all_losses_are_finite(model):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads)) and optax.tree.norm(grads) > 0
 
 
-@pytest.mark.parametrize("loss", choices("losses"))
-def test_eight_devices_equal_one(loss):
-    one, eight = (value_and_grad("two_tower", (loss,), devices) for devices in (1, 8))
+def test_every_model_is_here():
+    assert {name for name, _ in MODELS.values()} == set(choices("models"))
+
+
+@pytest.mark.parametrize(
+    "model,loss", [("two_tower", loss) for loss in choices("losses")] + [(model, "info_nce") for model in MODELS]
+)
+def test_eight_devices_equal_one(model, loss):
+    one, eight = (value_and_grad(model, (loss,), devices) for devices in (1, 8))
     np.testing.assert_allclose(eight[0], one[0], rtol=1e-5, atol=1e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), eight[2], one[2])
 
 
-@pytest.mark.parametrize("model", choices("models"))
+@pytest.mark.parametrize("model", MODELS)
 def test_padding_rows_change_nothing(model):
     value, _, grads = value_and_grad(model, ("info_nce",), 1)
     other = {k: v.copy() for k, v in batch().items()}
@@ -122,6 +139,6 @@ def test_every_loss_falls_in_20_steps(loss):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model,loss", itertools.product(choices("models"), choices("losses")))
+@pytest.mark.parametrize("model,loss", itertools.product(MODELS, choices("losses")))
 def test_the_whole_product_falls(model, loss):
     assert falls(model, loss)

@@ -111,6 +111,10 @@ def test_misuse_ends_with_one_message(flags, message, monkeypatch):
         (dict(best="dev/rsum"), "names no evaluation; evals: val"),
         (dict(batch_size=0), "batch_size is 0"),
         (dict(steps=None), "lacks steps"),
+        (dict(keep=0), "keep is 0"),
+        (dict(optim=dict(name="adam")), "optim lacks lr"),
+        (dict(data=dict(name="scenes", split="train")), "config.data lacks root"),
+        (dict(evals=dict(val=dict(name="retrieval"))), "needs that evaluation's `every`"),
         (dict(evals=dict(val={})), "config.evals.val lacks name"),
     ],
 )
@@ -133,10 +137,22 @@ def test_bad_config_is_refused(small_config, change, message):
         (dict(mesh=dict(data=3)), "does not fit 8 device"),
         (dict(optim=dict(name="adan", lr=1.0)), "optimizers: adam"),
         (dict(regularisers=dict(kl=1.0)), "the model has: none"),
-        (dict(evals=dict(val=dict(name="retrieval", every=1, block_size=3)), best=""), "block_size"),
+        (
+            dict(evals=dict(val=dict(name="retrieval", every=1, block_size=3)), best=""),
+            "unknown key block_size in config.evals.val; valid keys: .*batch_size",
+        ),
+        (dict(best="val/rsun"), "best='val/rsun' is no metric .* it has: .*rsum"),
     ],
 )
 def test_bad_choice_is_refused_before_a_step(small_config, tmp_path, change, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises(ValueError, match=message):
         train.train(small_config | change, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints" / "1").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_data_prepared_from_something_else_are_refused(scenes_root):
+    data = dict(name="folder", root=scenes_root, split="train", options=dict(features="other.npz"))
+    with pytest.raises(ValueError, match="dataset scenes, here folder; features=None, here 'other.npz'"):
+        main.prepare_if_absent(data)
+    with pytest.raises(ValueError, match="option train .48 there, 6000 asked for"):
+        main.prepare_if_absent(dict(name="scenes", root=scenes_root, split="train", options={}))

@@ -27,7 +27,7 @@ class Split:
         self.n_visuals, self.n_texts = len(visual), len(text)
         self.names = [f"visual {i}" for i in range(self.n_visuals)]
         self.texts = [f"text {i}" for i in range(self.n_texts)]
-        self._facts = facts
+        self._facts, self.facts_complete, self.truncated = facts, True, 0
 
     def facts(self):
         return self._facts

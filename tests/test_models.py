@@ -190,3 +190,43 @@ def test_errors_come_before_compilation(change, message):
     model = TwoTower(**{**TINY, **change})
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(functools.partial(model.init, method=touch), jax.random.key(0), BATCH)
+
+
+@pytest.mark.parametrize("text", ["mean", "gru+mean"])
+def test_other_text_towers(text):
+    """Padding inert, and the pooled words are the mean that NumPy makes."""
+    model = TwoTower(**TINY, text=text, gru_dim=3)
+    variables, encode = make(model)
+    assert_padding_inert(encode, BATCH)
+    if text == "mean":
+        p = variables["params"]
+        words = np.stack(
+            [p["words"]["embedding"][t[m]].mean(0) for t, m in zip(BATCH["text"], BATCH["text_mask"], strict=True)]
+        )
+        mapped = words @ p["text_projection"]["kernel"]
+        expected = mapped / np.linalg.norm(mapped, axis=1, keepdims=True)
+        np.testing.assert_allclose(encode(BATCH)[1].pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_visual_norm_is_over_real_elements_of_real_rows():
+    """Statistics as NumPy makes them; what lies behind masks, or in padding rows, is not in them."""
+    model = TwoTower(**TINY, text="mean", visual_norm=True)
+    batch = BATCH | {"valid": np.array([True, True, False, True, True])}
+    variables, encode = make(model, batch)
+    assert_padding_inert(encode, batch)
+    train = jax.jit(lambda b: model.apply(variables, b, train=True, method="encode_visual", mutable=["batch_stats"]))
+    _, found = train(batch)
+    real = batch["visual"][batch["visual_mask"] & batch["valid"][:, None]].astype(np.float32)
+    found = found["batch_stats"]["normalise"]
+    np.testing.assert_allclose(found["mean"], 0.01 * real.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["var"], 0.99 + 0.01 * real.var(0), rtol=1e-4)
+
+
+def test_visual_power():
+    """The tower at power 0.5 is the plain tower on the signed roots, zeros included."""
+    batch = BATCH | {"visual": np.where(BATCH["visual"] < -0.5, 0, BATCH["visual"])}
+    rooted = batch | {"visual": (np.sign(batch["visual"]) * np.sqrt(np.abs(batch["visual"].astype(np.float32))))}
+    plain, power = TwoTower(**TINY, text="mean"), TwoTower(**TINY, text="mean", visual_power=0.5)
+    variables, encode = make(plain, batch)
+    found = power.apply(variables, batch, method="encode_visual").pooled
+    np.testing.assert_allclose(found, encode(rooted)[0].pooled, rtol=1e-3, atol=1e-5)

@@ -72,15 +72,28 @@ def test_cosine():
     assert [round(float(schedule(s)), 4) for s in (0, 5, 10, 60, 110)] == [0.0, 0.5, 1.0, 0.5, 0.0]
 
 
+def test_average_is_the_running_mean():
+    """Against the loop in Python floats: decay min(0.9, (1 + n) / (10 + n))."""
+    mean, expected = {"a": jnp.zeros(())}, 0.0
+    for step in range(200):
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+        mean = optim.average(dict(average=0.9), mean, {"a": jnp.float32(step)}, step)
+    assert float(mean["a"]) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "config,message",
     [
         (dict(name="adamm", lr=1), "optimizers: adam, adamw"),
-        (dict(lr=1, wd=0.1), "unknown key wd in optim; valid keys: clip, decay"),
+        (dict(lr=1, wd=0.1), "unknown key wd in optim; valid keys: average, clip, decay"),
         (dict(lr=1, schedule=dict(name="cosin")), "schedules: constant, cosine, step"),
         (dict(lr=1, schedule=dict(name="cosine", warm=1)), "unknown key warm in optim.schedule; valid keys: warmup"),
         (dict(lr=1, rules=[(".*", dict(rate=1))]), "unknown key rate in optim.rules"),
         (dict(name="adamw", lr=1), "needs optim.decay"),
+        (dict(lr=1, schedule=dict(name="step")), "lacks at_epoch"),
+        (dict(lr=1, options=dict(beta1=0.5)), r"unknown key beta1 in optim.options \(adam\); valid keys: b1, b2"),
+        (dict(lr=1, average=2.0), "optim.average is 2.0"),
     ],
 )
 def test_refusals(config, message):

@@ -1,5 +1,6 @@
 """A run that was killed, stopped or damaged and called again ends with the bits of the run that was not."""
 
+import io
 import json
 import os
 import pathlib
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from vlr_jax import checkpoint, config, train
+from vlr_jax import checkpoint, config, pipeline, train
 from vlr_jax.log import Log
 
 # A run in its own process, killed by SIGKILL at the point named by argv[3].
@@ -30,10 +31,10 @@ if kind == "step":
         advance(self, step)
         if step == int(at): die()
     Log.advance = killing
-elif kind == "saving":   # the arrays of the step are being written: its folder does not have its name yet
+elif kind in ("checkpoints", "best"):   # the arrays of the step are being written: its folder has not its name yet
     def killing(rename):
         def wrapped(source, *rest, **options):
-            if f"checkpoints/{at}.orbax-checkpoint-tmp" in str(source): die()
+            if f"/{kind}/{at}.orbax-checkpoint-tmp" in str(source): die()
             return rename(source, *rest, **options)
         return wrapped
     os.rename, os.replace = killing(os.rename), killing(os.replace)
@@ -67,14 +68,14 @@ def meta_only():
 
 @pytest.fixture(scope="module")
 def uninterrupted(scenes_root, tmp_path_factory):
-    """The config with dropout, and what the whole run gives."""
+    """The config with dropout and batch statistics, and what the whole run gives."""
     plan = config.complete(
         dict(
             data=dict(name="scenes", root=scenes_root, split="train"),
             text=dict(name="words", length=12),
-            model=dict(name="two_tower", dim=16, word_dim=8, text="mean", visual_dropout=0.2),
+            model=dict(name="two_tower", dim=16, word_dim=8, text="mean", visual_dropout=0.2, visual_norm=True),
             losses=dict(info_nce=dict(temperature=0.1)),
-            optim=dict(name="adam", lr=1e-2, schedule=dict(name="cosine", warmup=2), clip=2.0),
+            optim=dict(name="adam", lr=1e-2, schedule=dict(name="cosine", warmup=2), clip=2.0, average=0.9),
             batch_size=16, steps=9, log_every=1, save_every=2,
             evals=dict(val=dict(name="retrieval", every=3, data=dict(split="val"))),
             best="val/rsum",
@@ -100,9 +101,9 @@ def test_killed_at_several_points(uninterrupted, tmp_path):
     """kill -9 between steps, inside a checkpoint write, right after one; the last start runs to the end."""
     plan, expected = uninterrupted
     workdir = tmp_path / "killed"
-    for point in ("step:1", "saving:4", "step:5", "saved:8"):
+    for point in ("step:1", "best:3", "checkpoints:4", "step:5", "saved:8"):
         assert run_killed(plan, workdir, point, tmp_path) == -signal.SIGKILL, point
-        if point == "saving:4":
+        if point == "checkpoints:4":
             left = [p.name for p in (workdir / "checkpoints").iterdir()]
             assert any(name.startswith("4.orbax-checkpoint-tmp") for name in left) and "4" not in left
     assert run_killed(plan, workdir, "never", tmp_path) == 0
@@ -177,38 +178,63 @@ def test_checkpoint_of_another_model_is_refused(uninterrupted, tmp_path):
         train.train(other, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
-def test_full_disk_is_an_error_that_names_the_file(uninterrupted, tmp_path, monkeypatch, name):
-    """Injected: tests may run as root, for whom nothing is read-only."""
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "metrics.jsonl", "result.json", "report.html"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")])
+def test_unwritable_workdir_is_an_error_that_names_the_file(uninterrupted, tmp_path, monkeypatch, name, error):
+    """A full or read-only disk, injected where files are opened: tests may run as root, whom nothing stops."""
+    plan, _ = uninterrupted
+    opened = io.open
+
+    def refusing(file, mode="r", *rest, **options):
+        if name in str(file) and mode.strip("bt") != "r":
+            raise type(error)(*error.args, str(file))
+        return opened(file, mode, *rest, **options)
+
+    monkeypatch.setattr(io, "open", refusing)
+    monkeypatch.setattr("builtins.open", refusing)
+    with pytest.raises(OSError, match=f"{error.args[1]}.*{name}|{name}.*{error.args[1]}"):
+        train.train(plan | dict(steps=2, evals={}, best=""), tmp_path / "run")
+
+
+def test_checkpoint_on_a_full_disk_is_an_error(uninterrupted, tmp_path, monkeypatch):
+    """The write happens in orbax's thread: its error reaches us late, and still says what it is about."""
     plan, _ = uninterrupted
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    if name == "config.json":
-        monkeypatch.setattr(pathlib.Path, "write_text", full)
-    else:
-        real = os.fspath
-        opener = open
-        monkeypatch.setattr(
-            "builtins.open", lambda f, *a, **k: full() if str(real(f)).endswith(name) else opener(f, *a, **k)
-        )
-    with pytest.raises(OSError, match="No space left"):
-        train.train(plan, tmp_path / "run")
-
-
-def test_checkpoint_on_a_full_disk_is_an_error(uninterrupted, tmp_path, monkeypatch):
-    plan, _ = uninterrupted
-    monkeypatch.setattr(
-        "orbax.checkpoint.CheckpointManager.save",
-        lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")),
-    )
-    with pytest.raises(OSError, match="checkpoint.*No space left"):
+    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointHandler.finalize", full)
+    with pytest.raises(OSError, match="checkpoint.*can't be written.*No space left"):
         train.train(plan, tmp_path)
 
 
 def test_a_run_whose_checkpoints_are_all_broken_is_not_begun_anew(uninterrupted, tmp_path):
     plan, _ = uninterrupted
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
-    with pytest.raises(OSError, match="none of the checkpoints .* can be read"):
-        train.train(plan, tmp_path)
+    for _ in range(2):  # nor by the second try
+        with pytest.raises(OSError, match="none of the checkpoints .* can be read"):
+            train.train(plan, tmp_path)
+
+
+def test_other_data_or_vocabulary_are_refused(uninterrupted, tmp_path, monkeypatch):
+    plan, _ = uninterrupted
+    plan = plan | dict(steps=2, evals={}, best="")
+    train.train(plan, tmp_path)
+    real = pipeline.Split.__init__
+
+    def other(self, *arguments):
+        real(self, *arguments)
+        self.prepared["fingerprint"] = "another"
+
+    monkeypatch.setattr(pipeline.Split, "__init__", other)
+    tokens = (tmp_path / "tokenizer.json").read_bytes()
+    with pytest.raises(ValueError, match="was trained on another data; choose another --workdir"):
+        train.train(plan | dict(steps=3), tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == tokens
+
+
+def test_fewer_steps_than_done_are_refused(uninterrupted, tmp_path):
+    plan, _ = uninterrupted
+    train.train(plan | dict(steps=4, evals={}, best=""), tmp_path)
+    with pytest.raises(ValueError, match="at step 4 already, beyond config.steps=2"):
+        train.train(plan | dict(steps=2, evals={}, best=""), tmp_path)

@@ -1,12 +1,13 @@
 """Checkpoints: one orbax manager for the latest states of a run, one for its best parameters.
 
-    workdir/checkpoints/<step>/{params,collections,opt_state,meta}     what a resume needs
-    workdir/best/<step>/{params,collections,meta}                      what evaluation and search use
+    workdir/checkpoints/<step>/{params,collections,opt_state,averaged,meta}    what a resume needs
+    workdir/best/<step>/{params,collections,meta}                              what evaluation and search use
 
 Items are separate, so parameters are restored without the optimizer. `meta` holds the step, the tokenizer, the best
 metric so far and a digest of the arrays, because orbax itself restores a flipped byte silently.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,19 +21,18 @@ import orbax.checkpoint as ocp
 from vlr_jax import sharding
 from vlr_jax.state import TrainState
 
-ITEMS = ("params", "collections", "opt_state")
+ITEMS = ("params", "collections", "opt_state", "averaged")
 # What orbax and tensorstore raise for a truncated, empty or half-deleted step folder.
 UNREADABLE = (ValueError, KeyError, FileNotFoundError, OSError)
 
 
-def digest(meta: dict, *trees) -> str:
-    """BLAKE2 of `meta` and of every array's path, dtype, shape and bytes."""
-    state = hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16)
-    for tree in trees:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            array = np.ascontiguousarray(jax.device_get(leaf))
-            state.update(f"{sharding.path_name(path)} {array.dtype} {array.shape}".encode())
-            state.update(array.data if array.ndim else array.tobytes())
+def digest(tree) -> str:
+    """BLAKE2 of every array's path, dtype, shape and bytes, or of JSON values."""
+    state = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        state.update(f"{sharding.path_name(path)} {array.dtype} {array.shape}".encode())
+        state.update(array.tobytes())
     return state.hexdigest()
 
 
@@ -45,12 +45,25 @@ def _manager(folder: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
 
 def _save(manager, step: int, items: dict[str, Any], meta: dict) -> None:
     args = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
-    meta = dict(meta, step=step, digest=digest(meta | {"step": step}, *items.values()))
-    try:
+    meta = dict(meta, step=step)
+    meta["digest"] = {name: digest(tree) for name, tree in items.items()} | {"meta": _text_digest(meta)}
+    with _named(f"the checkpoint {manager.directory}/{step} can't be written"):
         if not manager.save(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta)), force=True):
             raise OSError("orbax would not write it")
-    except OSError as error:
-        raise OSError(f"the checkpoint {manager.directory}/{step} can't be written: {error}") from error
+
+
+def _text_digest(meta: dict) -> str:
+    content = {key: value for key, value in meta.items() if key != "digest"}
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+@contextlib.contextmanager
+def _named(what: str):
+    """Errors of writing, which reach us from orbax's threads as OSError or ValueError, say which checkpoint it was."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise OSError(f"{what}: {error}") from error
 
 
 def _target(abstract, shardings):
@@ -79,7 +92,15 @@ class Checkpoints:
         self.best.close()
 
     def save(self, state: TrainState, meta: dict) -> None:
-        """Writes the state in the background; the arrays may be donated right after. An existing step is left alone."""
+        """Writes the state in the background; the arrays may be donated right after. An existing step is left alone.
+
+        The best parameters that `meta` speaks of are on disk before, or a kill in between would leave the older ones.
+
+        Raises:
+            OSError: this or an earlier checkpoint can't be written.
+        """
+        with _named(f"a checkpoint in {self.best.directory} can't be written"):
+            self.best.wait_until_finished()
         step = int(state.step)
         if step in self.latest.all_steps():
             return
@@ -90,56 +111,67 @@ class Checkpoints:
         step = int(state.step)
         if step in self.best.all_steps():
             return
-        _save(self.best, step, {name: getattr(state, name) for name in ITEMS[:2]}, meta)
+        _save(self.best, step, {"params": state.serving(), "collections": state.collections}, meta)
 
     def restore(self, abstract: TrainState, shardings: TrainState, warn=print) -> tuple[TrainState, dict] | None:
         """The newest readable state and its meta; None where there is none.
 
-        Broken steps are named, passed over, and renamed to `<step>.unreadable`.
+        Broken steps are named, passed over, and renamed to `<step>.unreadable` once an older one has been read.
 
         Raises:
             OtherModel: the checkpoint is of another model; says which parameters differ.
-        OSError: there are checkpoints, and none of them is readable.
+            OSError: there are checkpoints, and none of them is readable. They are left as they are.
         """
-        steps = sorted(self.latest.all_steps(), reverse=True)
-        for step in steps:
+        broken = []
+        for step in sorted(self.latest.all_steps(), reverse=True):
             if found := self._load(self.latest, step, ITEMS, abstract, shardings, warn):
                 items, meta = found
+                # Out of the way, or they would count as the latest steps, and newer ones be deleted in their stead.
+                for path in broken:
+                    path.rename(path.with_name(f"{path.name}.unreadable"))
+                self.latest.reload()
                 number = jax.device_put(np.int32(meta["step"]), shardings.step)
                 return TrainState(step=number, **items), meta
-            # Out of the way, or it would count as the latest step and newer ones would be deleted in its stead.
-            broken = pathlib.Path(self.latest.directory) / str(step)
-            broken.rename(broken.with_name(f"{step}.unreadable"))
-            self.latest.reload()
-        if steps:
+            broken.append(pathlib.Path(self.latest.directory) / str(step))
+        if broken:
             raise OSError(
                 f"none of the checkpoints in {self.latest.directory} can be read; move them away to begin anew"
             )
         return None
 
-    def restore_params(self, abstract: TrainState, shardings: TrainState, warn=print) -> tuple[dict, dict] | None:
-        """`({"params": …, **collections}, meta)` of the best step, or of the latest where no best was kept."""
-        for manager in (self.best, self.latest):
-            for step in sorted(manager.all_steps(), reverse=True):
-                if found := self._load(manager, step, ITEMS[:2], abstract, shardings, warn):
-                    items, meta = found
-                    return {"params": items["params"], **items["collections"]}, meta
-        return None
+    def restore_params(self, abstract: TrainState, shardings: TrainState, warn=print) -> tuple[dict, dict]:
+        """`({"params": …, **collections}, meta)` of the best step, or of the latest where no best was kept.
 
-    def meta(self, warn=print) -> dict | None:
-        """The meta of the step that `restore_params` would give."""
+        Raises:
+            FileNotFoundError: there is no readable checkpoint.
+        """
+        averaged = "averaged" if jax.tree.leaves(abstract.averaged) else "params"
+        for manager, params in ((self.best, "params"), (self.latest, averaged)):
+            for step in sorted(manager.all_steps(), reverse=True):
+                if found := self._load(manager, step, (params, "collections"), abstract, shardings, warn):
+                    items, meta = found
+                    return {"params": items[params], **items["collections"]}, meta
+        raise FileNotFoundError(f"no readable checkpoint in {self.latest.directory}; train first")
+
+    def meta(self, warn=print) -> dict:
+        """The meta of the step that `restore_params` would give. Raises as it does."""
         for manager in (self.best, self.latest):
             for step in sorted(manager.all_steps(), reverse=True):
                 try:
                     return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
                 except UNREADABLE as error:
                     warn(_skipped(manager, step, error))
-        return None
+        raise FileNotFoundError(f"no readable checkpoint in {self.latest.directory}; train first")
 
     def wait(self) -> None:
-        """Until everything saved so far is on disk."""
-        self.latest.wait_until_finished()
-        self.best.wait_until_finished()
+        """Until everything saved so far is on disk.
+
+        Raises:
+            OSError: something of it can't be written.
+        """
+        for manager in (self.best, self.latest):
+            with _named(f"a checkpoint in {manager.directory} can't be written"):
+                manager.wait_until_finished()
 
     def _load(self, manager, step, names, abstract, shardings, warn):
         targets = {n: _target(getattr(abstract, n), getattr(shardings, n)) for n in names}
@@ -151,8 +183,9 @@ class Checkpoints:
             restored = manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
             items = {n: restored[n] if n in saved else targets[n] for n in names}
             meta = restored.meta
-            if digest({k: v for k, v in meta.items() if k != "digest"}, *items.values()) != meta["digest"]:
-                raise OSError("its content does not match the digest saved with it")
+            found = {name: digest(tree) for name, tree in items.items()} | {"meta": _text_digest(meta)}
+            if different := [name for name in found if found[name] != meta["digest"][name]]:
+                raise OSError(f"{' and '.join(different)} do not match the digest saved with them")
         except OtherModel:
             raise
         except UNREADABLE as error:

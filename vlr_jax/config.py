@@ -40,13 +40,22 @@ def complete(config) -> dict:
         raise ValueError(f"config lacks {', '.join(missing)}; required: {', '.join(REQUIRED)}")
     merged = json.loads(json.dumps({**DEFAULTS, **given}))
     refuse_unknown(merged["data"], DATA_KEYS, "config.data")
+    for key in ("name", "root", "split"):
+        if not merged["data"].get(key):
+            raise ValueError(f"config.data lacks {key}; it is {merged['data']}")
+    if not merged["optim"].get("lr"):
+        raise ValueError("config.optim lacks lr, the learning rate")
     for name, evaluation in merged["evals"].items():
         if "name" not in evaluation:
             raise ValueError(f"config.evals.{name} lacks name, the file in evaluators/")
         refuse_unknown(evaluation.get("data", {}), DATA_KEYS, f"config.evals.{name}.data")
-    if merged["best"] and merged["best"].split("/")[0] not in merged["evals"]:
-        raise ValueError(f"config.best={merged['best']!r} names no evaluation; evals: {', '.join(merged['evals'])}")
-    for key in ("batch_size", "steps", "log_every"):
+    if merged["best"]:
+        chosen = merged["evals"].get(merged["best"].split("/")[0])
+        if chosen is None:
+            raise ValueError(f"config.best={merged['best']!r} names no evaluation; evals: {', '.join(merged['evals'])}")
+        if not chosen.get("every"):
+            raise ValueError(f"config.best={merged['best']!r} needs that evaluation's `every`, its steps in between")
+    for key in ("batch_size", "steps", "log_every", "keep", "threads"):
         if not isinstance(merged[key], int) or merged[key] < 1:
             raise ValueError(f"config.{key} is {merged[key]!r}; expected a whole number of at least 1")
     return merged
@@ -59,14 +68,17 @@ def refuse_unknown(given, valid, where: str) -> None:
         raise ValueError(f"unknown key {', '.join(unknown)} in {where}; valid keys: {', '.join(sorted(valid))}")
 
 
-def claim(workdir: str | os.PathLike, config: dict) -> None:
+def claim(workdir: str | os.PathLike, config: dict) -> dict:
     """Writes `workdir/config.json`, or checks that the run found there is the same one.
+
+    Returns:
+        the config that was there before; the given one where there was none.
 
     Raises:
         ValueError: the workdir holds a run of another config; names the keys that differ. Nothing is overwritten.
     """
     folder = pathlib.Path(workdir)
-    path = folder / "config.json"
+    path, stored = folder / "config.json", config
     if path.exists():
         stored = json.loads(path.read_text())
         different = [key for key in sorted(stored.keys() | config.keys())
@@ -84,6 +96,7 @@ def claim(workdir: str | os.PathLike, config: dict) -> None:
         except OSError as error:
             raise OSError(f"the workdir {folder} can't be written: {error}") from error
     write_text(path, json.dumps(config, indent=1))
+    return stored
 
 
 def load(workdir: str | os.PathLike) -> dict:

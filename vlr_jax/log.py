@@ -55,7 +55,7 @@ class Log:
         # Unbuffered: a line is in the file when `write` returns, and a failed write leaves nothing to fail again.
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
         self._writer = SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1 if first_step else None, flush_secs=30
+            str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1, flush_secs=30
         )
         if self._progress and sys.stderr.isatty():
             self._bar = tqdm.tqdm(

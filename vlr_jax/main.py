@@ -81,19 +81,32 @@ def default_workdir() -> str:
 
 
 def prepare_if_absent(data: dict) -> None:
-    """Builds the dataset of a config where it is not there yet and the config says from what (scenes need nothing)."""
-    root = pathlib.Path(data["root"])
-    if root.exists():
-        if data.get("options") and data["name"] == "scenes":  # other options than the folder was made with are refused
-            prepare.prepare(data["name"], root, source=data.get("source"), options=data["options"])
-    elif data["name"] == "scenes" or data.get("source"):
-        prepare.prepare(data["name"], root, source=data.get("source"), options=data.get("options"))
+    """Builds the dataset of a config where it is not there yet and the config says from what (scenes need nothing).
+
+    Raises:
+        ValueError: what is there was prepared from something else than the config says.
+    """
+    root, name, options = pathlib.Path(data["root"]), data["name"], data.get("options") or {}
+    if name == "scenes" or (not root.exists() and data.get("source")):
+        content = prepare.prepare(name, root, source=data.get("source"), options=options)
+    else:
+        content = prepare.read(root)
+    there = content["options"]
+    different = [] if content["dataset"] == name else [f"dataset {content['dataset']}, here {name}"]
+    different += [f"{k}={there.get(k)!r}, here {v!r}" for k, v in options.items() if there.get(k) != v]
+    if different:
+        raise ValueError(f"{root} was prepared with {'; '.join(different)}; choose another config.data.root")
 
 
 def main(_) -> None:
     """Runs the mode. Errors of use end with one message and status 1; --traceback shows all of it."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
     try:
+        if MODE.value != "train" and CONFIG.value is not None:
+            if given := config_flags.get_override_values(flags.FLAGS["config"]):
+                raise ValueError(
+                    f"--mode {MODE.value} uses the run's own config; it takes no --config.{list(given)[0]}"
+                )
         {"train": run_train, "eval": run_eval, "index": run_index, "search": run_search}[MODE.value](default_workdir())
     except (ValueError, OSError, FloatingPointError) as error:
         if TRACEBACK.value:
@@ -121,10 +134,10 @@ def run_train(workdir: str) -> None:
 
 def run_eval(workdir: str) -> None:
     """The run's evaluations on its best checkpoint."""
-    mesh = sharding.make_mesh(configs.load(workdir)["mesh"])
+    mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
         run = train.restore_run(workdir, mesh)
-        evaluators = train.make_evaluators(run.config, run.task, run.tokenizer, mesh)
+        evaluators = train.make_evaluators(run.config, run.task, run.tokenizer, mesh, progress=True)
         evals = {name: evaluator.result(run.variables) for name, (evaluator, _, _) in evaluators.items()}
     print(f"{workdir}, checkpoint of step {run.step}")
     print(table(evals))
@@ -133,7 +146,7 @@ def run_eval(workdir: str) -> None:
 
 def run_index(workdir: str) -> None:
     """Encodes every visual of a prepared split once and keeps the embeddings in `<workdir>/index`."""
-    mesh = sharding.make_mesh(configs.load(workdir)["mesh"])
+    mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
         run = train.restore_run(workdir, mesh)
         gallery = dict(run.config["data"])
@@ -141,7 +154,7 @@ def run_index(workdir: str) -> None:
             gallery |= list(run.config["evals"].values())[-1].get("data", {})
         gallery |= {k: v for k, v in (("root", DATA.value), ("split", SPLIT.value)) if v}
         split = pipeline.open_split(gallery, run.tokenizer)
-        batches = split.epoch("visuals", run.config["batch_size"])
+        batches = split.epoch("visuals", sharding.rows(run.config["batch_size"], mesh))
         encode = run.task.predict()["encode_visual"]
         encoded = tiles.encode_all(encode, run.variables, batches, mesh=mesh, progress="encoding visuals")
     meta = {
@@ -163,9 +176,12 @@ def run_search(workdir: str) -> None:
         queries += [line.strip() for line in lines if line.strip()]
     if not queries:
         raise ValueError('nothing to search for; give --query "…" or --queries FILE with one text a line')
-    mesh = sharding.make_mesh(configs.load(workdir)["mesh"])
+    mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
         run = train.restore_run(workdir, mesh)
+        for query in queries:
+            if notes := run.tokenizer.notes(query):
+                print(f"{query!r}: {notes}", file=sys.stderr)
         gallery = index.load(pathlib.Path(workdir) / "index", expect={"model": run.digest})
         predict = run.task.predict()
         batches = pipeline.text_batches(run.tokenizer, queries, sharding.rows(64, mesh))

@@ -5,7 +5,10 @@ optim = dict(name="adamw", lr=5e-4, decay=1e-2, clip=2.0,
              rules=[("text/embed/.*", dict(lr=0.1)), ("visual/.*", dict(freeze=True))])
 """
 
+import inspect
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from vlr_jax import sharding
@@ -14,11 +17,11 @@ from vlr_jax.config import refuse_unknown
 OPTIMIZERS = {
     "adam": optax.scale_by_adam,
     "adamw": optax.scale_by_adam,  # the same moments; `decay` makes the difference
-    "sgd": lambda **options: optax.trace(**options) if options else optax.identity(),
+    "sgd": lambda decay=0.0, nesterov=False: optax.trace(decay, nesterov) if decay else optax.identity(),
     "lion": optax.scale_by_lion,
 }
 SCHEDULES = ("constant", "cosine", "step")
-KEYS = {"name", "lr", "decay", "clip", "schedule", "rules", "options"}
+KEYS = {"name", "lr", "decay", "clip", "schedule", "rules", "options", "average"}
 RULE_KEYS = {"lr", "decay", "freeze"}
 
 
@@ -39,10 +42,18 @@ def make_schedule(config: dict, *, steps: int, steps_per_epoch: int) -> optax.Sc
         warmup = schedule.get("warmup", 0)
         return optax.warmup_cosine_decay_schedule(0.0 if warmup else lr, lr, warmup, max(steps, warmup + 1))
     if name == "step":
+        if "at_epoch" not in schedule:
+            raise ValueError("optim.schedule 'step' lacks at_epoch, the epoch or epochs at which lr is cut")
         at = schedule["at_epoch"]
         epochs = at if isinstance(at, list | tuple) else [at]
         return optax.piecewise_constant_schedule(lr, {e * steps_per_epoch: schedule.get("factor", 0.1) for e in epochs})
     return optax.constant_schedule(lr)
+
+
+def average(config: dict, averaged, params, step):
+    """The running mean after update `step` (0-based): decay `config["average"]`, less of it in the first steps."""
+    decay = jnp.minimum(config["average"], (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, averaged, params)
 
 
 def make(
@@ -67,6 +78,11 @@ def make(
         refuse_unknown(rule, RULE_KEYS, "optim.rules")
     rules.append((".*", {}))
     labels = sharding.match_rules([(p, str(i)) for i, (p, _) in enumerate(rules)], params, "optim")
+    if "average" in config and not 0 < config["average"] < 1:
+        raise ValueError(f"optim.average is {config['average']!r}; expected a decay between 0 and 1, such as 0.998")
+    options = config.get("options", {})
+    valid = [name for name in inspect.signature(OPTIMIZERS[name]).parameters]
+    refuse_unknown(options, valid, f"optim.options ({name})")
     schedule = make_schedule(config, steps=steps, steps_per_epoch=steps_per_epoch)
 
     def group(rule):
@@ -74,7 +90,7 @@ def make(
             return optax.set_to_zero()
         decay = rule.get("decay", config.get("decay", 0.0))
         return optax.chain(
-            OPTIMIZERS[name](**config.get("options", {})),
+            OPTIMIZERS[name](**options),
             optax.add_decayed_weights(decay) if decay else optax.identity(),
             optax.scale_by_learning_rate(lambda step: schedule(step) * rule.get("lr", 1.0)),
         )

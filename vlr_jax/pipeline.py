@@ -73,6 +73,7 @@ class Split:
         names: `[V]` keys of the visuals. texts: `[T]` strings. text_visual: int32 `[T]`, the visual of each text.
         tokens, token_mask: int32, bool `[T, L]`. truncated: texts longer than L.
         kind: `features` or `frames`. length: elements a visual is padded to. fact_names: list or None.
+        facts_complete: the facts are all that there is to know, as in a procedural world.
         ids_hash: sha256 of names and texts, which says what exactly was evaluated.
     """
 
@@ -93,6 +94,7 @@ class Split:
         self.n_visuals, self.n_texts = len(self.names), len(self.texts)
         self.length = max(s["max_length"] for s in splits.values())
         self.frame_size, self.fact_names = data.get("frame_size") or FRAME_SIZE, self.prepared["facts"]
+        self.facts_complete = self.prepared["facts_complete"]
         self.tokens, self.token_mask = (np.stack(a) for a in zip(*map(tokenizer.encode, self.texts), strict=True))
         self.truncated = sum(tokenizer.n_tokens(t) > self.tokens.shape[1] for t in self.texts)
         identity = "\0".join([*self.names, *self.texts]).encode()
@@ -110,9 +112,9 @@ class Split:
                 "The prepared file is damaged; remove the folder and prepare it again"
             ) from error
 
-    def visual(self, i: int) -> dict[str, np.ndarray]:
-        """The keys of visual i that enter a batch, padded to the fixed length."""
-        record, row = self.record(i), {"visual_id": np.int32(i)}
+    def visual(self, i: int, record: dict | None = None) -> dict[str, np.ndarray]:
+        """The keys of visual i that enter a batch, padded to the fixed length; reads its record unless given."""
+        record, row = record or self.record(i), {"visual_id": np.int32(i)}
         if self.kind == "features":
             row["visual"], row["visual_mask"] = _pad(record["visual"], self.length)
         else:
@@ -120,7 +122,7 @@ class Split:
             row["visual"], row["visual_mask"] = _pad(frames, self.length)
         if "boxes" in record:
             row["boxes"] = _pad(record["boxes"], self.length)[0]
-        if "visual_facts" in record:
+        if self.fact_names:
             row["visual_facts"] = record["visual_facts"]
         return row
 
@@ -139,9 +141,11 @@ class Split:
             return self.visual(i)
         row = self.text(i)
         if view == "pairs":
-            row = self.visual(int(self.text_visual[i])) | row
+            owner = int(self.text_visual[i])
+            record = self.record(owner)
+            row = self.visual(owner, record) | row
         if self.fact_names:
-            row["text_facts"] = self.facts()[1][i]
+            row["text_facts"] = record["text_facts"][self.text_within[i]] if view == "pairs" else self.facts()[1][i]
         return row
 
     def size(self, view: str) -> int:

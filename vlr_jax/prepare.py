@@ -156,6 +156,7 @@ def _content(builder, identity: dict, indexes: dict[str, records.Index]) -> dict
         "visual": visual and {"shape": list(visual.shape), "dtype": np.dtype(visual.np_dtype).name},
         "frames": {"count": frames, "size": list(sizes.pop()) if len(sizes) == 1 else None} if frames else None,
         "facts": builder.fact_names,
+        "facts_complete": getattr(builder, "facts_complete", False),
         "has_thumbs": any(index.thumbs for index in indexes.values()),
         "quarantined": len(builder.quarantine),
         "notes": list(getattr(builder, "notes", [])),

@@ -19,19 +19,25 @@ class TrainState:
         params: the model's parameters, float32.
         collections: other variables (batch statistics); empty for most models.
         opt_state: of the optax transformation.
+        averaged: running mean of the parameters, which is what is evaluated and served; {} where config has none.
     """
 
     step: jax.Array
     params: Any
     collections: Any
     opt_state: Any
+    averaged: Any
+
+    def serving(self) -> Any:
+        """The parameters to evaluate: the averaged ones where there are any."""
+        return self.averaged or self.params
 
 
-def shardings(task, batch, tx: optax.GradientTransformation, mesh, rules, seed: int):
+def shardings(task, batch, tx: optax.GradientTransformation, mesh, rules, seed: int, *, average: bool = False):
     """Shapes and shardings of the state without computing it: `(abstract TrainState, TrainState of NamedSharding)`."""
 
     def init(batch):
-        return _create(task, batch, tx, seed)
+        return _create(task, batch, tx, seed, average)
 
     abstract = jax.eval_shape(init, batch)
     params = sharding.param_shardings(rules, abstract.params, mesh)
@@ -40,15 +46,18 @@ def shardings(task, batch, tx: optax.GradientTransformation, mesh, rules, seed: 
         tx, lambda _, s: s, abstract.opt_state, params, transform_non_params=lambda _: everywhere
     )
     collections = jax.tree.map(lambda _: everywhere, abstract.collections)
-    return abstract, TrainState(step=everywhere, params=params, collections=collections, opt_state=opt_state)
+    averaged = params if average else {}
+    return abstract, TrainState(everywhere, params, collections, opt_state, averaged)
 
 
 def create(task, batch, tx: optax.GradientTransformation, state_shardings: TrainState, seed: int) -> TrainState:
     """The initial state, each array born on the devices that hold it."""
-    return jax.jit(lambda b: _create(task, b, tx, seed), out_shardings=state_shardings)(batch)
+    average = bool(jax.tree.leaves(state_shardings.averaged))
+    return jax.jit(lambda b: _create(task, b, tx, seed, average), out_shardings=state_shardings)(batch)
 
 
-def _create(task, batch, tx, seed) -> TrainState:
+def _create(task, batch, tx, seed, average) -> TrainState:
     variables = dict(task.init(jax.random.key(seed), batch))
     params = variables.pop("params")
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, collections=variables, opt_state=tx.init(params))
+    averaged = jax.tree.map(jnp.copy, params) if average else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, variables, tx.init(params), averaged)

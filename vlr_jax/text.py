@@ -71,6 +71,21 @@ class Words:
         """The tokens of the whole text with both marks; more than `length` means that `encode` truncates it."""
         return len(split_words(text)) + 2
 
+    def notes(self, text: str) -> str:
+        """What `encode` will not tell apart in a text: unknown words, words that are cut. Empty if nothing.
+
+        Raises:
+            ValueError: no word of the text is known, so that searching for it would rank noise.
+        """
+        words = split_words(text)
+        unknown = [word for word in words if word not in self._ids]
+        if words and len(unknown) == len(words):
+            raise ValueError(f"no word of {text!r} occurs in the training texts")
+        notes = [f"unknown words: {', '.join(unknown)}"] if unknown else []
+        if len(words) + 2 > self.length:
+            notes.append(f"only the first {self.length - 2} words are read")
+        return "; ".join(notes)
+
     def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """A text as ids int32 `[L]` and its mask bool `[L]`; a long text loses its last words and keeps `<end>`.
 

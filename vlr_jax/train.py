@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
+import operator
 import pathlib
 import signal
+import sys
 from typing import NamedTuple
 
 import jax
@@ -30,22 +33,37 @@ def make_task(config: dict, spec: dict):
     return resolve("tasks", config["task"])(Model(**found, **fields), config)
 
 
-def make_evaluators(config: dict, task, tokenizer, mesh) -> dict:
-    """Evaluation name → `(Evaluator, every, split)`; `every` 0 = at the end only."""
+LOWER_IS_BETTER = ("medR", "meanR")
+
+
+def make_evaluators(config: dict, task, tokenizer, mesh, *, progress: bool = False) -> dict:
+    """Evaluation name → `(Evaluator, every, split)`; `every` 0 = at the end only.
+
+    Raises:
+        ValueError: an option that the evaluator does not have, or `config.best` is not among its metrics.
+    """
     evaluators, predict = {}, task.predict()
     for name, options in config["evals"].items():
         options = dict(options)
         split = pipeline.open_split(config["data"] | options.pop("data", {}), tokenizer)
         every, kind = options.pop("every", 0), resolve("evaluators", options.pop("name"))
-        evaluators[name] = kind(predict, split=split, mesh=mesh, **options), every, split
+        parameters = set(inspect.signature(kind).parameters) - {"predict", "split", "mesh", "progress"}
+        configs.refuse_unknown(options, parameters, f"config.evals.{name}")
+        evaluators[name] = kind(predict, split=split, mesh=mesh, progress=progress, **options), every, split
+    if config["best"]:
+        name, _, metric = config["best"].partition("/")
+        if metric not in (names := evaluators[name][0].names()):
+            raise ValueError(
+                f"config.best={config['best']!r} is no metric of that evaluation; it has: {', '.join(names)}"
+            )
     return evaluators
 
 
-def make_update(task, tx, schedule, seed: int, state_shardings, batch_shardings):
+def make_update(task, tx, schedule, config: dict, state_shardings, batch_shardings):
     """The jitted step: `(state, batch) -> (state, metrics)`; the state is donated."""
 
     def update(state, batch):
-        rng = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
+        rng = jax.random.fold_in(jax.random.key(config["seed"], impl="rbg"), state.step)
 
         def loss(params):
             return task.loss({"params": params, **state.collections}, batch, rng=rng, step=state.step)
@@ -53,13 +71,14 @@ def make_update(task, tx, schedule, seed: int, state_shardings, batch_shardings)
         (_, (metrics, collections)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averaged = optim.average(config["optim"], state.averaged, params, state.step) if state.averaged else {}
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(params),
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        return states.TrainState(state.step + 1, params, collections, opt_state), metrics
+        return states.TrainState(state.step + 1, params, collections, opt_state, averaged), metrics
 
     return jax.jit(
         update, in_shardings=(state_shardings, batch_shardings), out_shardings=(state_shardings, None), donate_argnums=0
@@ -123,36 +142,46 @@ def train(config: dict, workdir: str) -> dict | None:
     first = next(batches(0))
     pipeline.check(first, task.view)
     row = {k: (list(v.shape[1:]), v.dtype.name) for k, v in first.items()}  # what restoring needs of the data
-    configs.claim(workdir, config)
-    configs.write_text(workdir / "tokenizer.json", tokenizer.to_json())
+    evaluators = make_evaluators(config, task, tokenizer, mesh)
+    before = configs.claim(workdir, config)
 
     with jax.set_mesh(mesh), Checkpoints(workdir, keep=config["keep"]) as checkpoints:
         # ------------------------------------------------------------ State
         first = sharding.put(first, mesh)
         abstract_params = jax.eval_shape(lambda b: task.init(jax.random.key(0), b)["params"], first)
         tx, schedule = tx_of(abstract_params)
-        abstract, places = states.shardings(task, first, tx, mesh, config["sharding"], config["seed"])
+        abstract, places = states.shardings(
+            task, first, tx, mesh, config["sharding"], config["seed"], average="average" in config["optim"]
+        )
 
         # ------------------------------------------------------------ Update
-        update = make_update(task, tx, schedule, config["seed"], places, jax.tree.map(lambda a: a.sharding, first))
+        update = make_update(task, tx, schedule, config, places, jax.tree.map(lambda a: a.sharding, first))
 
         # ------------------------------------------------------------ Resume
         restored = checkpoints.restore(abstract, places)
+        identity = {"data": split.prepared["fingerprint"], "tokenizer": json.loads(tokenizer.to_json())}
         if restored:
             state, meta = restored
             start, best = meta["step"], meta["best"]
+            if changed := [key for key, value in identity.items() if meta[key] != value]:
+                raise ValueError(f"{workdir} was trained on another {' and '.join(changed)}; choose another --workdir")
+            if start > config["steps"]:
+                raise ValueError(f"{workdir} is at step {start} already, beyond config.steps={config['steps']}")
         else:
             state, start, best = states.create(task, first, tx, places, config["seed"]), 0, None
+        configs.write_text(workdir / "tokenizer.json", tokenizer.to_json())
         del first
 
         # ------------------------------------------------------------ Evaluations
-        evaluators = make_evaluators(config, task, tokenizer, mesh)
+        better = operator.lt if config["best"].endswith(LOWER_IS_BETTER) else operator.gt
         plateaus = task.terms.plateaus(config["batch_size"])
         guard = CollapseGuard(plateaus) if plateaus else None
         log = Log(workdir, total_steps=config["steps"], first_step=start, every=config["log_every"],
                   active=jax.process_index() == 0)  # fmt: skip
         if start:
             log.message(f"continuing at step {start} of {config['steps']}")
+            if before["steps"] != config["steps"] and config["optim"].get("schedule", {}).get("name") == "cosine":
+                log.message(f"the cosine schedule ended at step {before['steps']} before, now at {config['steps']}")
         else:
             log.message(_summary(state.params, split, tokenizer))
 
@@ -160,7 +189,7 @@ def train(config: dict, workdir: str) -> dict | None:
             """The due evaluations; keeps the parameters if they are the best so far."""
             nonlocal best
             due = [name for name, (_, every, _) in evaluators.items() if every and not step % every]
-            variables = {"params": state.params, **state.collections}
+            variables = {"params": state.serving(), **state.collections}
             for name in due:
                 try:
                     with log.pause():
@@ -170,15 +199,12 @@ def train(config: dict, workdir: str) -> dict | None:
                     raise
                 log.write(step, values)
                 value = values.get(config["best"])
-                if config["best"].split("/")[0] == name and value is None:
-                    raise ValueError(f"config.best={config['best']!r} is not among the metrics: {', '.join(values)}")
-                if value is not None and (best is None or value > best):
+                if value is not None and (best is None or better(value, best)):
                     best = value
                     checkpoints.save_best(state, meta_of(step))
-            return bool(due)
 
         def meta_of(step):
-            return {"step": step, "best": best, "tokenizer": json.loads(tokenizer.to_json()), "spec": spec, "row": row}
+            return identity | {"step": step, "best": best, "spec": spec, "row": row}
 
         def look(pending):
             """Every step since the last look, on the host: stops at the first that is not finite."""
@@ -188,8 +214,8 @@ def train(config: dict, workdir: str) -> dict | None:
 
         # ------------------------------------------------------------ Loop
         pending, data, saved = [], batches(start), start
+        step = start
         with Stop().listening() as stop, contextlib.closing(log):
-            step = start
             with jax.transfer_guard_device_to_host("disallow"), jax.transfer_guard_host_to_device("disallow"):
                 while step < config["steps"] and not stop.asked:
                     state, metrics = update(state, sharding.put(next(data), mesh))
@@ -219,25 +245,23 @@ def train(config: dict, workdir: str) -> dict | None:
             if step < config["steps"]:
                 log.message(f"stopped at step {step} of {config['steps']}, saved; the same command continues")
                 return None
-            return finish(workdir, config, checkpoints, evaluators, abstract, places, state, log)
+        return finish(workdir, config, checkpoints, evaluators, abstract, places, state)
 
 
-def finish(workdir, config, checkpoints, evaluators, abstract, places, state, log) -> dict:
+def finish(workdir, config, checkpoints, evaluators, abstract, places, state) -> dict:
     """All evaluations on the best parameters (the last ones where no best was kept) → result.json and report.html."""
     path = workdir / "result.json"
-    variables, step = {"params": state.params, **state.collections}, int(state.step)
+    variables, step = {"params": state.serving(), **state.collections}, int(state.step)
     if config["best"]:
         variables, meta = checkpoints.restore_params(abstract, places)
         step = meta["step"]
     result = {"step": step, "steps": config["steps"], "evals": {}}
     for name, (evaluator, _, split) in evaluators.items():
-        log.message(
-            f"final evaluation {name!r}: split {split.name} of {config['data']['root']}, checkpoint of step {step}"
-        )
+        print(f"final evaluation {name!r}: split {split.name}, checkpoint of step {step}", file=sys.stderr)
+        evaluator.progress = True
         result["evals"][name] = evaluator.result(variables)
     configs.write_text(path, json.dumps(result, indent=1))
-    page = report.write(workdir, thumbs=lambda name, i: evaluators[name][2].thumbs(i))
-    log.message(f"report: {page}")
+    report.write(workdir, thumbs=lambda name, i: evaluators[name][2].thumbs(i))
     return result
 
 
@@ -260,17 +284,18 @@ def restore_run(workdir: str, mesh) -> Run:
     """
     workdir = pathlib.Path(workdir).absolute()
     config = configs.load(workdir)
+    everywhere = [(".*", ())]  # whatever the run's own mesh was: one that serves is a mesh of data alone
     with Checkpoints(workdir) as checkpoints:
         meta = checkpoints.meta()
-        if meta is None:
-            raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train first")
         tokenizer = texts.from_json(json.dumps(meta["tokenizer"]))
         task = make_task(config, meta["spec"])
         rows = sharding.rows(1, mesh)
         batch = {k: jax.ShapeDtypeStruct((rows, *shape), dtype) for k, (shape, dtype) in meta["row"].items()}
-        abstract, places = states.shardings(task, batch, optax.identity(), mesh, config["sharding"], config["seed"])
+        abstract, places = states.shardings(
+            task, batch, optax.identity(), mesh, everywhere, config["seed"], average="average" in config["optim"]
+        )
         variables, meta = checkpoints.restore_params(abstract, places)
-    return Run(config, tokenizer, task, variables, meta["step"], meta["digest"])
+    return Run(config, tokenizer, task, variables, meta["step"], meta["digest"]["params"])
 
 
 def _summary(params, split, tokenizer) -> str:

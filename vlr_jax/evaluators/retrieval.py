@@ -65,6 +65,10 @@ class Evaluator:
         self.graded = relevance == "facts" and self.facts is not None
         self.folds = protocols.folds(protocol, split.text_visual, split.n_visuals)
 
+    def names(self) -> list[str]:
+        """The metrics that `run` gives."""
+        return list(self.limits["chance"])
+
     def run(self, variables) -> Iterator[tuple[str, float]]:
         """(name, value) of every metric: `t2v_R@1`, `v2t_medR`, `rsum`, …"""
         yield from self._evaluate(variables, 0)["metrics"].items()
@@ -73,9 +77,10 @@ class Evaluator:
         """All of it, as JSON values.
 
         `metrics`, `oracle` (or None) and `chance` share their names; `protocol`, `visuals`, `texts` and `ids` (a hash
-        of what was evaluated) say what was measured; `tied` is the share of queries whose best positive has an equal
-        among the negatives; `finite` is False if an embedding or a positive's score was not; `examples` are the best
-        and worst text queries with what was retrieved (none for a model that is not finite).
+        of what was evaluated) say what was measured; `truncated` texts lost words to `text.length`; `tied` is the share
+        of queries whose best positive has an equal among the negatives; `finite` is False if an embedding or a
+        positive's score was not; `examples` are the best and worst text queries with what was retrieved (none for a
+        model that is not finite).
         """
         return self._evaluate(variables, self.examples)
 
@@ -102,6 +107,7 @@ class Evaluator:
             "visuals": self.split.n_visuals,
             "texts": self.split.n_texts,
             "ids": self.split.ids_hash,
+            "truncated": self.split.truncated,
             "tied": metrics.mean(tied),
             "finite": finite,
             "examples": shown if finite else [],
@@ -109,7 +115,9 @@ class Evaluator:
 
     @functools.cached_property
     def limits(self) -> dict:
-        """`oracle` (None without facts) and `chance`: what the data allow, whatever the model. Computed once.
+        """`oracle` and `chance`: what the data allow, whatever the model. Computed once.
+
+        `oracle` is None unless the facts are all that can be known (`split.facts_complete`: the procedural world).
 
         The oracle knows all facts and ranks by the share of a text's facts that are true in a visual. Of the texts that
         are wholly true in a visual it prefers those true in few: a text true in n visuals is about this one with
@@ -124,8 +132,10 @@ class Evaluator:
             for direction, candidates in (("v2t", len(texts)), ("t2v", len(visuals))):
                 chance[direction] = metrics.chance(candidates, (positives[direction] >= 0).sum(1))
                 if self.facts:
-                    oracle[direction], grades = self._oracle(visuals, texts, positives[direction], AXIS[direction])
+                    known, grades = self._oracle(visuals, texts, positives[direction], AXIS[direction])
                     chance[direction] |= grades
+                    if self.split.facts_complete:
+                        oracle[direction] = known
             chances.append(metrics.both_directions(**chance))
             oracles += [metrics.both_directions(**oracle)] if oracle else []
         return {"oracle": metrics.mean(oracles) if oracles else None, "chance": metrics.mean(chances)}

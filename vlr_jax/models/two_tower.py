@@ -2,7 +2,8 @@
 
 Visual: linear map of each region, frame or patch, then the maximum over them. Text: word vectors into a GRU whose last
 state is the text. Both are L2-normalised; the score is their cosine. With `visual_dim=None` the visuals are uint8
-frames, and a compact patch encoder stands where the region detector stood.
+frames, and a compact patch encoder stands where the region detector stood. Fields that are off by default are no
+paper's: they are what small data want.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from vlr_jax.layers.patches import PatchEncoder
 from vlr_jax.types import Encoded
 
 POOLS = {"max": pooling.masked_max, "mean": pooling.masked_mean}
-TEXTS = ("gru", "mean")
+TEXTS = ("gru", "mean", "gru+mean")
 
 
 def _uniform(rng, shape, dtype=jnp.float32):
@@ -31,14 +32,19 @@ class Model(nn.Module):
     Attributes:
         vocabulary: number of words, the unknown word and padding among them.
         visual_dim: width of the precomputed features; None = uint8 frames.
+        visual_power: features enter as sign(x)·|x|^power; 0.5 tames the peaks of rectified features (Perronnin et al.,
+            ECCV 2010), 1.0 leaves them.
+        visual_norm: batch normalisation of the features, dimension by dimension over all real elements.
         dim: D, width of the shared space and of the GRU's state.
         word_dim: width of a word vector.
         visual_hidden: width of a hidden layer before the visual projection; 0 = none.
         pool: "max" or "mean" over the real regions, frames or patches.
-        text: "gru" or "mean" (mean of the word vectors, then a linear map).
+        text: "gru" (its last state); "mean" (of the word vectors, then a linear map); "gru+mean" (the sum of two linear
+            maps: of the maximum over the GRU's states, and of the mean of the word vectors).
+        gru_dim: width of the GRU's state in "gru+mean".
         patch, patch_dim, patch_layers: of the patch encoder (frames only).
         visual_dropout: on the features and on the hidden layer.
-        text_dropout: on the word vectors and on the text's state.
+        text_dropout: on the word vectors and on what is pooled from them.
         word_dropout: share of words left out of a text in training.
         temperature_start: first value of a learned temperature; None = the model has none.
         dtype: of the towers' computation; parameters and scores are float32.
@@ -51,9 +57,12 @@ class Model(nn.Module):
     visual_dim: int | None = None
     dim: int = 1024
     word_dim: int = 300
+    visual_power: float = 1.0
+    visual_norm: bool = False
     visual_hidden: int = 0
     pool: str = "max"
     text: str = "gru"
+    gru_dim: int = 256
     patch: int = 8
     patch_dim: int = 192
     patch_layers: int = 2
@@ -70,14 +79,18 @@ class Model(nn.Module):
             raise ValueError(f"model.text is {self.text!r}; two_tower has: {', '.join(TEXTS)}")
         if self.visual_dim is None:
             self.patches = PatchEncoder(self.patch, self.patch_dim, self.patch_layers, dtype=self.dtype)
+        if self.visual_norm:
+            self.normalise = nn.BatchNorm(momentum=0.99, use_bias=False, use_scale=False, dtype=jnp.float32)
         if self.visual_hidden:
             self.visual_mlp = nn.Dense(self.visual_hidden, dtype=self.dtype)
         self.visual_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         self.words = nn.Embed(self.vocabulary, self.word_dim, dtype=self.dtype, embedding_init=_uniform)
-        if self.text == "gru":
-            self.gru = GRU(self.dim, dtype=self.dtype)
-        else:
+        if self.text != "mean":
+            self.gru = GRU(self.dim if self.text == "gru" else self.gru_dim, dtype=self.dtype)
+        if self.text != "gru":
             self.text_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        if self.text == "gru+mean":
+            self.gru_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         self.drop_visual = nn.Dropout(self.visual_dropout)
         self.drop_text = nn.Dropout(self.text_dropout)
         if self.temperature_start is not None:
@@ -95,6 +108,11 @@ class Model(nn.Module):
             mask = jnp.broadcast_to(mask[..., None], x.shape[:-1])  # [B, F, P]
         x = x.reshape(x.shape[0], -1, x.shape[-1]).astype(self.dtype)  # [B, S, C]
         mask = mask.reshape(x.shape[:2])  # [B, S]
+        if self.visual_power != 1.0:
+            x = jnp.sign(x) * jnp.abs(x) ** self.visual_power
+        if self.visual_norm:
+            real = (mask & batch["valid"][:, None])[..., None]
+            x = self.normalise(x, use_running_average=not train, mask=real).astype(self.dtype)
         x = self.drop_visual(x, deterministic=not train)
         if self.visual_hidden:
             x = self.drop_visual(nn.gelu(self.visual_mlp(x)), deterministic=not train)
@@ -111,10 +129,15 @@ class Model(nn.Module):
             mask = jnp.where(jnp.any(kept, axis=1, keepdims=True), kept, mask)
         x = self.drop_text(self.words(batch["text"]), deterministic=not train)  # [B, L, E]
         if self.text == "gru":
-            _, x = self.gru(x, mask)  # [B, D]
-        else:
-            x = self.text_projection(pooling.masked_mean(x, mask))  # [B, D]
-        return Encoded(pooled=pooling.l2_normalise(self.drop_text(x, deterministic=not train)))
+            _, state = self.gru(x, mask)  # [B, D]
+            return Encoded(pooled=pooling.l2_normalise(self.drop_text(state, deterministic=not train)))
+        words = self.drop_text(pooling.masked_mean(x, mask), deterministic=not train)  # [B, E]
+        pooled = self.text_projection(words)  # [B, D]
+        if self.text == "gru+mean":
+            states, _ = self.gru(x, mask)  # [B, L, H]
+            state = self.drop_text(pooling.masked_max(states, mask), deterministic=not train)  # [B, H]
+            pooled = pooled + self.gru_projection(state)  # [B, D]
+        return Encoded(pooled=pooling.l2_normalise(pooled))
 
     def similarity(self, visual: Encoded, text: Encoded) -> dict[str, Array]:
         """Cosine of every pair, `{"sim": [V, T]}`, in at least float32 whatever the encodings are stored as."""
