@@ -16,11 +16,11 @@ def get_config(arg=""):
         options = dict(features="features_global1280.npz", media="images112_*.tar")
         c.data = dict(name="folder", root="data/flickr8k", split="train", source="", options=options)
     c.text = dict(name="words", length=18, min_count=1 if smoke else 2)
-    c.model = dict(name="two_tower", dim=32 if smoke else 512, word_dim=16 if smoke else 512, visual_power=0.5,
+    c.model = dict(name="two_tower", dim=32 if smoke else 1024, word_dim=16 if smoke else 512, visual_power=0.5,
                    text="gru+mean", gru_dim=16 if smoke else 256,
-                   visual_dropout=0.3, text_dropout=0.3, word_dropout=0.2)  # fmt: skip
+                   visual_dropout=0.4, text_dropout=0.35, word_dropout=0.2)  # fmt: skip
     c.losses = dict(info_nce=dict(temperature=0.05))
-    c.optim = dict(name="adam", lr=2e-3, clip=2.0, schedule=dict(name="cosine", warmup=100))
+    c.optim = dict(name="adam", lr=2e-3, clip=2.0, average=0.998)
     if smoke:
         dev, test = dict(data=dict(split="val")), dict(data=dict(split="test"))
     else:

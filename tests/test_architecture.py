@@ -16,7 +16,8 @@ REPO = PACKAGE.parent
 # docs/architecture.md shows the same table.
 ALLOWED = {
     "ranking": set(), "types": set(), "resolve": set(), "text": set(), "media": set(), "features": set(),
-    "jsonl": set(), "config": set(), "log": set(), "curves": set(), "world": set(),
+    "jsonl": set(), "files": set(), "curves": set(), "world": set(),
+    "config": {"files"}, "log": {"files"},
     "grammar": {"world"},
     "relevance": {"ranking"},
     "losses": {"ranking"},
@@ -38,10 +39,12 @@ ALLOWED = {
     "state": {"sharding"},
     "optim": {"config", "sharding"},
     "checkpoint": {"state", "sharding"},
-    "score": {"protocols", "metrics", "search", "tiles"},
-    "report": {"curves", "log"},
-    "train": {"config", "optim", "pipeline", "report", "sharding", "state", "text", "checkpoint", "log", "resolve"},
-    "main": {"train", "prepare", "index", "tiles", "config", "pipeline", "sharding"},
+    "score": {"files", "protocols", "metrics", "search", "tiles"},
+    "report": {"curves", "files", "log"},
+    "train": {
+        "config", "files", "optim", "pipeline", "report", "sharding", "state", "text", "checkpoint", "log", "resolve",
+    },
+    "main": {"files", "train", "prepare", "index", "tiles", "config", "pipeline", "sharding"},
 }  # fmt: skip
 WITHOUT_JAX = (
     "text", "media", "features", "jsonl", "world", "grammar", "records", "data.scenes", "data.folder", "prepare", "log",

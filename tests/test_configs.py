@@ -11,7 +11,7 @@ import pytest
 from absl import flags as absl_flags
 from ml_collections import ConfigDict
 
-from vlr_jax import config, main, train
+from vlr_jax import config, log, main, train
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((REPO / "configs").glob("*.py"))
@@ -147,7 +147,7 @@ def test_bad_config_is_refused(small_config, change, message):
 def test_bad_choice_is_refused_before_a_step(small_config, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         train.train(small_config | change, tmp_path / "run")
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not log.read(tmp_path / "run")
 
 
 def test_data_prepared_from_something_else_are_refused(scenes_root):

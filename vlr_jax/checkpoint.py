@@ -87,9 +87,14 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.latest.close()
-        self.best.close()
+    def __exit__(self, kind, *_):
+        for manager in (self.best, self.latest):
+            try:
+                with _named(f"a checkpoint in {manager.directory} can't be written"):
+                    manager.close()
+            except OSError:
+                if kind is None:  # else the error on its way is the same one, or the more important
+                    raise
 
     def save(self, state: TrainState, meta: dict) -> None:
         """Writes the state in the background; the arrays may be donated right after. An existing step is left alone.

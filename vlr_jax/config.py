@@ -6,6 +6,8 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from vlr_jax import files
+
 REQUIRED = ("data", "text", "model", "losses", "optim", "batch_size", "steps")
 DEFAULTS = {
     "task": "retrieval",
@@ -90,12 +92,7 @@ def claim(workdir: str | os.PathLike, config: dict) -> dict:
                 + "\n".join(lines)
                 + "\nchoose another --workdir"
             )
-    else:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"the workdir {folder} can't be written: {error}") from error
-    write_text(path, json.dumps(config, indent=1))
+    files.write(path, json.dumps(config, indent=1))
     return stored
 
 
@@ -109,14 +106,3 @@ def load(workdir: str | os.PathLike) -> dict:
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run (no config.json); train first, or name the run by --workdir")
     return json.loads(path.read_text())
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a small file so that a reader sees the old or the new one, never half of it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path} can't be written: {error}") from error

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 import tqdm
 
+from vlr_jax import files
+
 PLAIN_LINE_SECONDS = 15.0  # a log file gets a line of progress this often, where a terminal has a bar
 HEADLINES = ("rsum", "t2v_R@1", "v2t_R@1")  # of an evaluation's many numbers, those that are printed while training
 
@@ -188,12 +190,7 @@ def cut_back(workdir: str | os.PathLike, step: int) -> None:
     kept = b"".join(raw for raw, line in _lines(path) if line["step"] <= step)
     if not path.exists() or kept == path.read_bytes():
         return
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    files.write(path, kept)
 
 
 def duration(seconds: float) -> str:

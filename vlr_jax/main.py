@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vlr_jax import config as configs
-from vlr_jax import index, pipeline, prepare, sharding, tiles, train
+from vlr_jax import files, index, pipeline, prepare, sharding, tiles, train
 
 MODES = ("train", "eval", "index", "search")
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run: a file of configs/", lock_config=True)
@@ -220,7 +220,7 @@ def _cell(value: float | None) -> str:
 def write_output(content) -> None:
     """Results as JSON where --output asks for it."""
     if OUTPUT.value:
-        configs.write_text(pathlib.Path(OUTPUT.value), json.dumps(content, indent=1))
+        files.write(OUTPUT.value, json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def fact_share(
 ) -> Float[Array, "v t"]:
     """The share of each text's facts that are true in each visual; 0 for a text that says nothing.
 
-    No relevance but a score: ranking by it is the oracle, the best that anyone can do who knows all the facts.
+    No relevance but a score: what the oracle of `evaluators/retrieval.py` ranks by.
     """
     true, said = jnp.asarray(visual_facts, jnp.float32), jnp.asarray(text_facts, jnp.float32)
     right = jnp.einsum("vk,tk->vt", true, said, precision=jax.lax.Precision.HIGHEST)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 import jinja2
 
 import vlr_jax
-from vlr_jax import curves, log
+from vlr_jax import curves, files, log
 
 DIRECTIONS = {"t2v": "text → visual", "v2t": "visual → text"}
 COLUMNS = ("R@1", "R@5", "R@10", "medR", "meanR", "NDCG", "tau", "mAP@R", "R-Precision")
@@ -59,10 +59,7 @@ def write(workdir: str | os.PathLike, *, thumbs: Callable[[str, int], bytes | No
         version=vlr_jax.__version__,
         written=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     )
-    path, partial = folder / "report.html", folder / "report.html.partial"
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return files.write(folder / "report.html", html)
 
 
 def _load(path: pathlib.Path) -> dict:

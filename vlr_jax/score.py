@@ -7,14 +7,13 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import sys
 
 import jax
 import numpy as np
 
-from vlr_jax import metrics, protocols, search, tiles
+from vlr_jax import files, metrics, protocols, search, tiles
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = rank_file(options.scores, protocol=options.protocol, text_visual=options.text_visual)
         if options.output:
-            _write(pathlib.Path(options.output), result)
+            files.write(options.output, json.dumps(result, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"score: {error}", file=sys.stderr)
         return 2
@@ -137,14 +136,6 @@ def _load(path: str) -> np.ndarray:
             return loaded[loaded.files[0]]
     except Exception as error:  # numpy raises many kinds on damaged files
         raise ValueError(f"{file} can't be read as .npy or .npz without pickled objects: {error}") from error
-
-
-def _write(path: pathlib.Path, result: dict) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(path)
 
 
 if __name__ == "__main__":

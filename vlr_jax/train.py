@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from vlr_jax import config as configs
-from vlr_jax import optim, pipeline, report, sharding
+from vlr_jax import files, optim, pipeline, report, sharding
 from vlr_jax import state as states
 from vlr_jax import text as texts
 from vlr_jax.checkpoint import Checkpoints
@@ -169,7 +169,7 @@ def train(config: dict, workdir: str) -> dict | None:
                 raise ValueError(f"{workdir} is at step {start} already, beyond config.steps={config['steps']}")
         else:
             state, start, best = states.create(task, first, tx, places, config["seed"]), 0, None
-        configs.write_text(workdir / "tokenizer.json", tokenizer.to_json())
+        files.write(workdir / "tokenizer.json", tokenizer.to_json())
         del first
 
         # ------------------------------------------------------------ Evaluations
@@ -260,7 +260,7 @@ def finish(workdir, config, checkpoints, evaluators, abstract, places, state) ->
         print(f"final evaluation {name!r}: split {split.name}, checkpoint of step {step}", file=sys.stderr)
         evaluator.progress = True
         result["evals"][name] = evaluator.result(variables)
-    configs.write_text(path, json.dumps(result, indent=1))
+    files.write(path, json.dumps(result, indent=1))
     report.write(workdir, thumbs=lambda name, i: evaluators[name][2].thumbs(i))
     return result
 
