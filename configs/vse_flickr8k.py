@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 def get_config(arg=""):
     smoke = arg == "smoke"
     c = ConfigDict()
-    c.seed, c.batch_size, c.steps = 0, 16 if smoke else 256, 4 if smoke else 2340
+    c.seed, c.batch_size, c.steps = 0, 16 if smoke else 256, 4 if smoke else 2106
     if smoke:
         c.data = dict(name="scenes", root="data/scenes-smoke", split="train", options=dict(train=64, val=16, test=16))
     else:  # FOLDER holds captions.jsonl and what options names, see docs/datasets.md

@@ -63,6 +63,8 @@ def test_documented_commands(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     stored = json.loads((tmp_path / "run/result.json").read_text())["evals"]["test"]["metrics"]
     assert json.loads((tmp_path / "eval.json").read_text())["evals"]["test"]["metrics"] == stored
+    refused = command(*quick, "--config.steps=1", "--mode", "eval", cwd=tmp_path)
+    assert refused.returncode == 1 and "takes no --config.steps" in refused.stderr
     refused = command(*quick, "--mode", "search", "--query", "a red circle", cwd=tmp_path)
     assert refused.returncode == 1 and "--mode index" in refused.stderr
     indexed = command(*quick, "--mode", "index", cwd=tmp_path)

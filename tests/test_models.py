@@ -130,7 +130,7 @@ def test_frames():
         jax.eval_shape(encode, {**FRAMES, "visual": np.zeros((5, 2, 9, 8, 3), np.uint8)})
 
 
-def test_training_noise_follows_the_key_and_leaves_no_text_empty():
+def test_training_noise_follows_the_key():
     model = TwoTower(**TINY, visual_dropout=0.5, text_dropout=0.2, word_dropout=0.9, visual_hidden=8)
     variables, encode = make(model)
 

@@ -76,3 +76,13 @@ def test_tokenizer_from_config():
         text.tokenizer(dict(name="words", length=2), counts)
     with pytest.raises(ValueError, match="lower text.min_count"):
         text.tokenizer(dict(name="words", length=4, min_count=9), counts)
+
+
+def test_notes_tell_what_a_query_loses():
+    words = text.Words.build({"red": 2, "star": 1}, length=4)
+    assert words.notes("red star") == ""
+    assert words.notes("Red moons") == "unknown words: moons"
+    assert words.notes("a red star rises") == "unknown words: a, rises; only the first 2 words are read"
+    with pytest.raises(ValueError, match="no word of 'blue moons' occurs in the training texts"):
+        words.notes("blue moons")
+    assert text.from_json(words.to_json()) == words

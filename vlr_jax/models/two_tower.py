@@ -39,13 +39,13 @@ class Model(nn.Module):
         word_dim: width of a word vector.
         visual_hidden: width of a hidden layer before the visual projection; 0 = none.
         pool: "max" or "mean" over the real regions, frames or patches.
-        text: "gru" (its last state); "mean" (of the word vectors, then a linear map); "gru+mean" (the sum of two linear
-            maps: of the maximum over the GRU's states, and of the mean of the word vectors).
+        text: "gru" (its last state); "mean" (of the word vectors, times the root of their number, then a linear map);
+            "gru+mean" (the sum of two linear maps: of that mean, and of the maximum over the GRU's states).
         gru_dim: width of the GRU's state in "gru+mean".
         patch, patch_dim, patch_layers: of the patch encoder (frames only).
         visual_dropout: on the features and on the hidden layer.
         text_dropout: on the word vectors and on what is pooled from them.
-        word_dropout: share of words left out of a text in training.
+        word_dropout: share of words whose vector is zero, in training.
         temperature_start: first value of a learned temperature; None = the model has none.
         dtype: of the towers' computation; parameters and scores are float32.
 
@@ -88,9 +88,9 @@ class Model(nn.Module):
         if self.text != "mean":
             self.gru = GRU(self.dim if self.text == "gru" else self.gru_dim, dtype=self.dtype)
         if self.text != "gru":
-            self.text_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+            self.text_projection = nn.Dense(self.dim, dtype=self.dtype)
         if self.text == "gru+mean":
-            self.gru_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+            self.gru_projection = nn.Dense(self.dim, dtype=self.dtype)
         self.drop_visual = nn.Dropout(self.visual_dropout)
         self.drop_text = nn.Dropout(self.text_dropout)
         if self.temperature_start is not None:
@@ -123,15 +123,17 @@ class Model(nn.Module):
     def encode_text(self, batch: dict[str, Array], *, train: bool = False) -> Encoded:
         """`text` int32 `[B, L]` with `text_mask [B, L]`."""
         mask = batch["text_mask"]
+        x = self.words(batch["text"])  # [B, L, E]
         if train and self.word_dropout:
-            kept = mask & jax.random.bernoulli(self.make_rng("dropout"), 1 - self.word_dropout, mask.shape)
-            # A text that would lose all its words keeps them.
-            mask = jnp.where(jnp.any(kept, axis=1, keepdims=True), kept, mask)
-        x = self.drop_text(self.words(batch["text"]), deterministic=not train)  # [B, L, E]
+            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.word_dropout, mask.shape)
+            x = jnp.where(kept[..., None], x, 0)
+        x = self.drop_text(x, deterministic=not train)
         if self.text == "gru":
             _, state = self.gru(x, mask)  # [B, D]
             return Encoded(pooled=pooling.l2_normalise(self.drop_text(state, deterministic=not train)))
-        words = self.drop_text(pooling.masked_mean(x, mask), deterministic=not train)  # [B, E]
+        # Times the root of their number: as large for a long text as for a short one, and beside the GRU's states.
+        count = jnp.sum(mask, axis=1, keepdims=True, dtype=x.dtype)
+        words = self.drop_text(pooling.masked_mean(x, mask) * jnp.sqrt(count), deterministic=not train)  # [B, E]
         pooled = self.text_projection(words)  # [B, D]
         if self.text == "gru+mean":
             states, _ = self.gru(x, mask)  # [B, L, H]
