@@ -47,6 +47,8 @@ def result(**changes) -> dict:
         "texts": 5000,
         "ids": "0123456789abcdef" * 4,
         "tied": {"v2t": 0.0, "t2v": 0.25},
+        "truncated": 1234,
+        "finite": False,
         "examples": [example | {"retrieved": found}, example | {"kind": "worst", "rank": 1234, "retrieved": found}],
     } | changes
 
@@ -87,6 +89,8 @@ def test_page_of_a_finished_run(tmp_path):
         "50 % of oracle 322.5, chance 0.1",
         "protocol flickr8k-1k visuals 1,000 texts 5,000",
         "tied queries, text → visual 25 %",
+        "truncated texts 1,234",
+        "finite NO",
         "ids 0123456789ab",
         "right answer at rank 1,234",
         "a <script>alert('x')</script> & dog",

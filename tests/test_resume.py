@@ -238,3 +238,4 @@ def test_fewer_steps_than_done_are_refused(uninterrupted, tmp_path):
     train.train(plan | dict(steps=4, evals={}, best=""), tmp_path)
     with pytest.raises(ValueError, match="at step 4 already, beyond config.steps=2"):
         train.train(plan | dict(steps=2, evals={}, best=""), tmp_path)
+    assert config.load(tmp_path)["steps"] == 4

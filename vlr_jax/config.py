@@ -71,7 +71,7 @@ def refuse_unknown(given, valid, where: str) -> None:
 
 
 def claim(workdir: str | os.PathLike, config: dict) -> dict:
-    """Writes `workdir/config.json`, or checks that the run found there is the same one.
+    """Writes `workdir/config.json` where there is none, or checks that the run found there is the same one.
 
     Returns:
         the config that was there before; the given one where there was none.
@@ -92,7 +92,8 @@ def claim(workdir: str | os.PathLike, config: dict) -> dict:
                 + "\n".join(lines)
                 + "\nchoose another --workdir"
             )
-    files.write(path, json.dumps(config, indent=1))
+    else:
+        files.write(path, json.dumps(config, indent=1))
     return stored
 
 

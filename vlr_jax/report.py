@@ -158,6 +158,8 @@ def _split(name: str, found: dict) -> dict:
         ("visuals", f"{found['visuals']:,}" if "visuals" in found else None, None),
         ("texts", f"{found['texts']:,}" if "texts" in found else None, None),
         *((f"tied queries, {DIRECTIONS.get(way, way)}", f"{100 * share:.3g} %", None) for way, share in tied.items()),
+        ("truncated texts", f"{found['truncated']:,}" if found.get("truncated") else None, None),
+        ("finite", None if found.get("finite", True) else "NO: embeddings or scores are not numbers", None),
         ("ids", ids[:12] if ids else None, ids),
     ]
     columns = [

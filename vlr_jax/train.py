@@ -169,6 +169,7 @@ def train(config: dict, workdir: str) -> dict | None:
                 raise ValueError(f"{workdir} is at step {start} already, beyond config.steps={config['steps']}")
         else:
             state, start, best = states.create(task, first, tx, places, config["seed"]), 0, None
+        files.write(workdir / "config.json", json.dumps(config, indent=1))
         files.write(workdir / "tokenizer.json", tokenizer.to_json())
         del first
 
