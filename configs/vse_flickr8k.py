@@ -1,4 +1,4 @@
-"""VSE++ towers with InfoNCE on Flickr8k, precomputed global features.  Expect testA rsum 346 ± 4 after 7 min on 2 cores.
+"""VSE++ towers with InfoNCE on Flickr8k, precomputed features.  Expect testA rsum 346 ± 4 after 7 min on 2 cores.
 
 python -m vlr_jax.main --config configs/vse_flickr8k.py --config.data.source=FOLDER --workdir runs/vse_flickr8k
 """
