@@ -23,40 +23,36 @@ def _product(a: Array, b: Array) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def recurrence(
-    x_rz: Array, x_n: Array, mask: Array, weight: Array, biases: tuple[Array, Array], reverse: bool = False
-) -> Array:
+def recurrence(x_rz: Array, x_n: Array, mask: Array, weight: Array, bias: Array, reverse: bool = False) -> Array:
     """All states of a GRU that starts at zero and stands still where `mask` is False.
 
-    r, z = sigmoid(x_rz + a_rz + W_rz h + b_rz);  n = tanh(x_n + a_n + r * (W_n h + b_n));  h' = (1 - z) * n + z * h
+    r, z = sigmoid(x_rz + W_rz h + b_rz);  n = tanh(x_n + r * (W_n h + b_n));  h' = (1 - z) * n + z * h
 
     Args:
-        x_rz: `[L, B, 2H]` float32, W_in x of every step, for the gates r and z.
+        x_rz: `[L, B, 2H]` float32, W_in x + b_in of every step, for the gates r and z.
         x_n: `[L, B, H]` float32, the same for n.
         mask: `[L, B]` bool, the real tokens.
         weight: `[H, 3H]`; its dtype is the one of the products.
-        biases: a and b, `[3H]` float32. a is added here, in passing, and not to x beforehand in a pass of its own.
+        bias: `[3H]` float32.
         reverse: read from the last token to the first.
 
     Returns:
         `[L, B, H]` states; behind the last real token (in reading order) the last state is repeated.
     """
-    return _forward(x_rz, x_n, mask, weight, biases, reverse)[0]
+    return _forward(x_rz, x_n, mask, weight, bias, reverse)[0]
 
 
-def _forward(x_rz, x_n, mask, weight, biases, reverse):
+def _forward(x_rz, x_n, mask, weight, bias, reverse):
     size = weight.shape[0]
-    (a_rz, a_n), (b_rz, b_n) = (jnp.split(bias, [2 * size]) for bias in biases)
 
     def step(h, inputs):
         x_rz, x_n, real = inputs
-        u = _product(h, weight)  # [B, 3H]
-        u_n = u[:, 2 * size :] + b_n
-        rz = jax.nn.sigmoid(x_rz + u[:, : 2 * size] + (a_rz + b_rz))
+        u = _product(h, weight) + bias  # [B, 3H]
+        rz = jax.nn.sigmoid(x_rz + u[:, : 2 * size])
         r, z = rz[:, :size], rz[:, size:]
-        n = jnp.tanh(x_n + a_n + r * u_n)
+        n = jnp.tanh(x_n + r * u[:, 2 * size :])
         h = jnp.where(real[:, None], (1 - z) * n + z * h, h)
-        return h, (h, rz, n, u_n)
+        return h, (h, rz, n, u[:, 2 * size :])
 
     _, (states, *gates) = jax.lax.scan(step, jnp.zeros_like(x_n[0]), (x_rz, x_n, mask), reverse=reverse)
     return states, (states, gates, mask, weight)
@@ -83,9 +79,8 @@ def _backward(reverse, saved, d_states):
     # Two axes contracted as one: XLA would first transpose a contraction over (l, b).
     h, parts = before.reshape(-1, size).T, (d_rz.reshape(-1, 2 * size), d_u.reshape(-1, size))
     d_weight = jnp.concatenate([_product(h, part.astype(weight.dtype)) for part in parts], axis=1)
-    d_b_rz, d_b_n = (jnp.sum(part, axis=0) for part in parts)
-    d_biases = tuple(jnp.concatenate([d_b_rz, d]) for d in (jnp.sum(d_n, axis=(0, 1)), d_b_n))
-    return d_rz, d_n, None, d_weight.astype(weight.dtype), d_biases
+    d_bias = jnp.concatenate([jnp.sum(part, axis=0) for part in parts])
+    return d_rz, d_n, None, d_weight.astype(weight.dtype), d_bias
 
 
 recurrence.defvjp(_forward, _backward)
@@ -120,9 +115,8 @@ class GRU(nn.Module):
         # Time first: a scan then reads and writes whole slices. Flat: the backward product needs no transposition.
         flat = jnp.swapaxes(x, 0, 1).reshape(-1, x.shape[-1])  # [L·B, E]
         x_rz, x_n = (
-            _product(flat, weight_ih[:, gates]).reshape(*mask.T.shape, -1)
+            (_product(flat, weight_ih[:, gates]) + bias_ih[gates]).reshape(*mask.T.shape, -1)
             for gates in (slice(2 * self.size), slice(2 * self.size, None))
         )  # [L, B, 2H], [L, B, H]
-        biases = (bias_ih.astype(x_n.dtype), bias_hh.astype(x_n.dtype))
-        states = recurrence(x_rz, x_n, mask.T, weight_hh, biases, self.reverse)  # [L, B, H]
+        states = recurrence(x_rz, x_n, mask.T, weight_hh, bias_hh.astype(x_n.dtype), self.reverse)  # [L, B, H]
         return jnp.swapaxes(states, 0, 1), states[0 if self.reverse else -1]
