@@ -3,7 +3,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # XLA:CPU takes the scratch memory of a step anew each time; kept by the allocator it is not faulted in again
-# (a step of 100 GFLOP is about 6 % faster, benchmarks/train_step.py).
+# which helps large steps. Small ones, with many threads at the one arena, lose by it: docs/performance.md.
 export MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_ARENA_MAX=1
 
 find_python() {

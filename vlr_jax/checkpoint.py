@@ -27,7 +27,7 @@ UNREADABLE = (ValueError, KeyError, FileNotFoundError, OSError)
 
 
 def digest(tree) -> str:
-    """BLAKE2 of every array's path, dtype, shape and bytes, or of JSON values."""
+    """BLAKE2 of every array's path, dtype, shape and bytes."""
     state = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(jax.device_get(leaf))

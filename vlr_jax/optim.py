@@ -2,6 +2,7 @@
 
 optim = dict(name="adamw", lr=5e-4, decay=1e-2, clip=2.0,
              schedule=dict(name="cosine", warmup=200),
+             average=0.998,  # evaluate a running mean of the parameters instead of the last ones
              rules=[("text/embed/.*", dict(lr=0.1)), ("visual/.*", dict(freeze=True))])
 """
 
