@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
-PURE = ("ranking", "relevance", "metrics", "losses")
+PURE = ("ranking", "sorting", "soft_ranks", "discordance", "relevance", "metrics", "losses")
 install_import_hook([f"vlr_jax.{name}" for name in PURE], "beartype.beartype")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS(sys.argv[:1])  # grain reads absl flags

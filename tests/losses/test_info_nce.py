@@ -1,4 +1,4 @@
-"""info_nce: the cross-entropy of a softmax with one positive, and the general formula in Python floats."""
+"""info_nce: the cross-entropy of a softmax with one positive, reference numbers, the formula in Python floats."""
 
 import functools
 import math
@@ -15,6 +15,13 @@ def test_is_log_softmax_with_one_positive(block):
     for axis in (0, 1):
         expected = -jnp.diagonal(jax.nn.log_softmax(scores / 0.05, axis=axis))
         np.testing.assert_allclose(info_nce(scores, jnp.eye(5), axis=axis), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_reference(check_golden):
+    def total(s, temperature):
+        return sum(info_nce(s, jnp.eye(len(s)), axis=axis, temperature=temperature).mean() for axis in (0, 1)) / 2
+
+    assert check_golden("inferred_bcls_vlc", r"vlc_tau([\d.]+)", total) == 12
 
 
 def test_formula(check_twin):

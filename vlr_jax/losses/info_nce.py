@@ -1,7 +1,5 @@
 """InfoNCE, the vision-language contrastive loss (van den Oord et al. 2018, arXiv 1807.03748)."""
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vlr_jax import ranking
@@ -30,9 +28,7 @@ def info_nce(
     Returns:
         `[Q]`, unreduced; 0, with zero gradient, for a query without a positive.
     """
-    scores = ranking.as_float(scores)
+    scores = ranking.as_float(scores, where)
     positive = ranking.positives(relevance, where)
     negative = ranking.negatives(relevance, where)
-    soft_max = ranking.soft_max(jnp.where(negative, scores, ranking.NEG), temperature, axis)
-    gap = ranking.positive_gaps(scores, soft_max, positive, axis)
-    return ranking.masked_mean(jax.nn.softplus(gap / temperature), positive, axis)
+    return ranking.contrast(scores / temperature, positive, negative, axis)

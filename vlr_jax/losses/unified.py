@@ -1,6 +1,5 @@
 """The unified loss: triplet with hard negatives and InfoNCE are its two ends (Li et al. 2022, arXiv 2209.13869)."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -33,9 +32,8 @@ def unified(
     Returns:
         `[Q]`, unreduced; 0, with zero gradient, for a query without a positive.
     """
-    scores = ranking.as_float(scores)
+    scores = ranking.as_float(scores, where)
     positive = ranking.positives(relevance, where)
     negative = ranking.negatives(relevance, where)
-    soft_max = ranking.soft_max(jnp.where(negative, scores, ranking.NEG), temperature, axis)
-    gap = ranking.positive_gaps(scores, soft_max + margin, positive, axis)
-    return ranking.masked_mean(temperature * jax.nn.softplus(gap / temperature), positive, axis)
+    logits = jnp.where(positive, scores, scores + margin) / temperature
+    return temperature * ranking.contrast(logits, positive, negative, axis)
