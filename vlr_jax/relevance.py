@@ -14,9 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-# The grade of a pair that is right in every fact but is not a true pair: the largest float32 below 1.
-BELOW_ONE = 1 - 2.0**-24
-
 Rows = Mapping[str, Any]
 Pairs = tuple[Float[Array, "v t"], Bool[Array, "v t"]]
 
@@ -35,11 +32,27 @@ def diagonal(visual: Rows, text: Rows) -> Pairs:
     return _equal(visual, text, "row", "diagonal")
 
 
+def caption(visual: Rows, text: Rows) -> Pairs:
+    """RSC, half of 1 + the `caption_cosine`: from 0 to below 1.0; 1.0 on pairs of equal `visual_id`.
+
+    The relevance score of Li et al., arXiv 2305.16566, which `losses.smooth_ndcg` ranks by.
+    """
+    return _graded((1 + _best_cosine(visual, text, "caption")) / 2, visual, text)
+
+
+def caption_cosine(visual: Rows, text: Rows) -> Pairs:
+    """The best cosine of the text's `caption_vec` with the visual's own captions (`visual_caption_vecs`), below 1.0.
+
+    1.0 on pairs of equal `visual_id`. The vectors are those of any sentence encoder, of any length; a vector of zeros
+    has cosine 0. The pseudo labels of the Kendall losses (arXiv 2210.11319) and of `losses.adaptive_margin`.
+    """
+    return _graded(_best_cosine(visual, text, "caption_cosine"), visual, text)
+
+
 def facts(visual: Rows, text: Rows) -> Pairs:
     """The share of the text's facts that are true in the visual, kept below 1.0; 1.0 on pairs of equal `visual_id`."""
     said, true = _column(text, "text_facts", "facts"), _column(visual, "visual_facts", "facts")
-    pair, where = identity(visual, text)
-    return jnp.where(pair >= 1.0, 1.0, jnp.minimum(fact_share(true, said), BELOW_ONE)), where
+    return _graded(fact_share(true, said), visual, text)
 
 
 def fact_share(
@@ -78,6 +91,31 @@ def _column(rows: Rows, key: str, name: str) -> Array:
     if key not in rows:
         raise ValueError(f"relevance {name!r} needs {key!r} on every row; the rows have: {', '.join(sorted(rows))}")
     return jnp.asarray(rows[key])
+
+
+def _graded(grades: Float[Array, "v t"], visual: Rows, text: Rows) -> Pairs:
+    """`grades`, at most the largest number below 1.0; exactly 1.0 on pairs of equal `visual_id`."""
+    pair, where = identity(visual, text)
+    return jnp.where(pair >= 1.0, 1.0, jnp.minimum(grades, 1 - jnp.finfo(grades.dtype).epsneg)), where
+
+
+def _best_cosine(visual: Rows, text: Rows, name: str) -> Float[Array, "v t"]:
+    """The largest of the cosines of a text's vector with each of a visual's K, one of the K at a time."""
+    own, said = (_unit(_column(*where, name)) for where in ((visual, "visual_caption_vecs"), (text, "caption_vec")))
+
+    def one_more(best, vecs):
+        return jnp.maximum(best, jnp.einsum("ve,te->vt", vecs, said, precision=jax.lax.Precision.HIGHEST)), None
+
+    # A scan, so that there are never K matrices: XLA may make one product of several that share an operand.
+    lowest = jnp.full((len(own), len(said)), -1, jnp.promote_types(own.dtype, said.dtype))
+    return jax.lax.scan(one_more, lowest, jnp.moveaxis(own, 1, 0))[0]
+
+
+def _unit(vecs: Array) -> Array:
+    """Vectors of length 1, in at least float32; zeros stay zeros."""
+    vecs = vecs.astype(jnp.promote_types(vecs.dtype, jnp.float32))
+    length = jnp.linalg.norm(vecs, axis=-1, keepdims=True)
+    return vecs / jnp.where(length == 0, 1, length)
 
 
 def _equal(visual: Rows, text: Rows, key: str, name: str) -> Pairs:
