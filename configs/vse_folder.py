@@ -12,7 +12,8 @@ def get_config(arg=""):
     c.seed, c.batch_size, c.steps = 0, 16 if smoke else 128, 4 if smoke else 2000
     if smoke:
         options = dict(train=64, val=16, test=16)
-        c.data = dict(name="scenes", root="data/scenes-smoke", split="train", visual="frames", options=options)
+        c.data = dict(name="scenes", root="data/scenes-smoke", split="train", visual="frames", frame_size=32,
+                      options=options)  # fmt: skip
     else:  # source: a folder to prepare at the first run; empty = prepared already
         c.data = dict(name="folder", root="data/mine", split="train", source="", options={})
     c.text = dict(name="words", length=32, min_count=1)

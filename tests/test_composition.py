@@ -53,16 +53,17 @@ def on_device():
 
 
 @functools.cache
-def task(model, losses):
+def task(model, losses, **chunks):
     config = dict(losses={name: {} for name in losses}, relevance=dict(name="identity"), regularisers={})
+    config |= dict(query_chunk=0, encode_chunk=0) | chunks
     name, fields = MODELS[model]
     return Task(resolve("models", name)(**fields), config)
 
 
 @functools.cache
-def value_and_grad(model, losses, devices):
+def value_and_grad(model, losses, devices, **chunks):
     """Loss, metrics and gradients of the same variables and batch on so many devices, on the host."""
-    this, mesh = task(model, losses), mesh_of(devices)
+    this, mesh = task(model, losses, **chunks), mesh_of(devices)
     variables = jax.device_get(jax.jit(this.init)(jax.random.key(0), batch()))
     with jax.set_mesh(mesh):
 
@@ -96,6 +97,63 @@ def test_eight_devices_equal_one(model, loss):
     one, eight = (value_and_grad(model, (loss,), devices) for devices in (1, 8))
     np.testing.assert_allclose(eight[0], one[0], rtol=1e-5, atol=1e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), eight[2], one[2])
+
+
+BOTH = dict(query_chunk=8, encode_chunk=8)
+
+
+@pytest.mark.parametrize("devices, chunks", [(1, BOTH), (8, BOTH), (8, dict(query_chunk=8)), (8, dict(encode_chunk=8))])
+def test_chunks_change_nothing(devices, chunks):
+    """Every loss as a term; without dropout, whose random numbers a block draws for itself."""
+    losses = tuple(choices("losses"))
+    whole, parts = value_and_grad("two_tower", losses, 1), value_and_grad("two_tower", losses, devices, **chunks)
+    for name, value in whole[1].items():
+        np.testing.assert_allclose(parts[1][name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    scale = float(optax.tree.norm(whole[2]))  # all losses together: a sum of large parts
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(1.0, scale))
+    jax.tree.map(close, parts[2], whole[2])
+
+
+def test_dropout_differs_from_block_to_block():
+    """In training with dropout, the same row twice is not encoded alike in two blocks; the loss stays finite."""
+    name, fields = MODELS["two_tower, all on"]
+    config = dict(losses=dict(info_nce={}), relevance=dict(name="identity"), regularisers={}, query_chunk=0)
+    this = Task(resolve(name=name, room="models")(**fields | dict(visual_norm=False)), config | dict(encode_chunk=8))
+    same = {key: np.repeat(value[:1], B, axis=0) for key, value in batch().items()}
+    with jax.set_mesh(mesh_of(1)):
+        variables = jax.jit(this.init)(jax.random.key(0), same)
+        encoded, _ = jax.jit(this._encode)(variables, same, jax.random.key(1, impl="rbg"))
+    assert len(np.unique(np.round(encoded["visual"].pooled, 5), axis=0)) == B
+
+
+def test_encode_chunk_needs_a_model_without_collections():
+    """Told when the model's variables are first traced, before anything is compiled."""
+    this = task("two_tower, all on", ("info_nce",), encode_chunk=8)
+    with pytest.raises(ValueError, match=r"encode_chunk is 8, .* vlr_jax.models.two_tower has .* batch_stats"):
+        jax.eval_shape(this.init, jax.random.key(0), batch())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_gradient_of_the_probe_is_that_of_the_encodings(model):
+    this = task(model, ("info_nce",))
+    with jax.set_mesh(mesh_of(1)):
+        variables = jax.jit(this.init)(jax.random.key(0), batch())
+        key = jax.random.key(1, impl="rbg")
+        loss = lambda probe: this.loss(variables, on_device(), rng=key, step=0, probe=probe)[0]
+        zeros = this.probe(variables, on_device())
+        value, grads = jax.jit(jax.value_and_grad(loss))(zeros)
+        encoded, _ = this._encode(variables, on_device(), key)
+
+        def of_encodings(visual, text):
+            similarity = lambda v, t: this.model.apply(variables, v, t, method="similarity")
+            temperature = this.model.apply(variables, method="temperature")
+            return this.terms(similarity, visual, text, on_device(), step=0, temperature=temperature)[0]
+
+        direct = jax.jit(jax.grad(of_encodings, (0, 1)))(encoded["visual"], encoded["text"])
+        assert float(value) == pytest.approx(float(jax.jit(loss)(None)), rel=1e-6)
+    for found, expected in zip((grads["visual"], grads["text"]), direct, strict=True):
+        np.testing.assert_allclose(found.pooled, expected.pooled, rtol=1e-4, atol=1e-6)
+        assert np.abs(found.pooled).max() > 0
 
 
 @pytest.mark.parametrize("model", MODELS)

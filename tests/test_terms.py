@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vlr_jax import losses, ranking
+from vlr_jax import losses, metrics, ranking, relevance
 from vlr_jax.resolve import choices
 from vlr_jax.terms import Terms
 
@@ -44,8 +44,8 @@ def one_device():
         yield
 
 
-def run(config, *, relevance=None, step=0, temperature=None, visual=VISUAL, batch=BATCH, similarity=dot):
-    terms = Terms(config, relevance)
+def run(config, *, relevance=None, step=0, temperature=None, visual=VISUAL, batch=BATCH, similarity=dot, chunk=0):
+    terms = Terms(config, relevance, chunk)
     function = jax.jit(functools.partial(terms, similarity, temperature=temperature))
     return function(visual, TEXT, batch, step=step)
 
@@ -144,41 +144,122 @@ def test_monitors():
     assert float(metrics["batch/positive"]) == pytest.approx((best.max(0).mean() + best.max(1).mean()) / 2, rel=1e-4)
     assert float(metrics["batch/negative"]) == pytest.approx((worst.max(0).mean() + worst.max(1).mean()) / 2, rel=1e-4)
     assert float(metrics["batch/spread"]) == pytest.approx(scores.std(), rel=1e-4)
+    for direction, axis in AXES.items():
+        delta = np.abs(best.max(axis) - worst.max(axis))
+        assert float(metrics[f"batch/{direction}_delta"]) == pytest.approx(delta.mean(), rel=1e-4)
+    assert not {key for key in metrics if "NDCG" in key or "tau" in key}
 
 
-def test_eight_devices_equal_one():
-    """Every loss as a term of one step; values and gradients to 1e-5, and no device sees the whole block."""
+@pytest.mark.parametrize("chunk", [0, 4])
+def test_graded_monitors(chunk):
+    """NDCG and tau of the batch with ties against the model, as numpy and `metrics.py` have them on the valid rows."""
+    ties = lambda visual, text: {"sim": jnp.round(4 * (visual @ text.T)) / 4}
+    config = dict(smooth=dict(name="smooth_ndcg", temperature=1e-4, ideal="sorted"))
+    _, measured = run(config, relevance=dict(name="facts"), similarity=ties, chunk=chunk)
+    valid = BATCH["valid"]
+    rows = {key: value[valid] for key, value in BATCH.items()}
+    grades = np.asarray(relevance.facts(rows, rows)[0])
+    scores = np.asarray(ties(VISUAL, TEXT)["sim"])[np.ix_(valid, valid)]
+    for direction, axis in AXES.items():
+        ndcg = metrics.ndcg_at(scores, grades, k=len(scores), axis=axis)
+        assert float(measured[f"batch/{direction}_NDCG"]) == pytest.approx(float(ndcg.mean()), rel=1e-5)
+        s, r = np.moveaxis(scores, axis, 1), np.moveaxis(grades, axis, 1)
+        better = r[:, :, None] > r[:, None, :]
+        discordant = (better & (s[:, :, None] <= s[:, None, :])).sum((1, 2))
+        tau = 1 - 2 * discordant / better.sum((1, 2))
+        assert float(measured[f"batch/{direction}_tau"]) == pytest.approx(tau.mean(), rel=1e-5)
+        smooth = 1 - float(measured[f"loss/smooth/{direction}"])
+        assert float(measured[f"batch/{direction}_smooth_NDCG"]) == pytest.approx(smooth, rel=1e-5)
+        assert smooth > float(measured[f"batch/{direction}_NDCG"])  # equal scores share their places here
+
+
+def test_share_mined_hard():
+    """The percentage of queries for which each SelHN takes the hardest negative; two terms, two thresholds."""
+    config = dict(selhn=dict(threshold=0.3), other=dict(name="selhn", threshold=0.0), both=dict(name="triplet_hard"))
+    _, measured = run(config)
+    valid = BATCH["valid"]
+    scores, ids = (VISUAL @ TEXT.T)[np.ix_(valid, valid)], BATCH["visual_id"][valid]
+    positive = ids[:, None] == ids
+    for direction, axis in AXES.items():
+        best, worst = np.where(positive, scores, -9).max(axis), np.where(positive, -9, scores).max(axis)
+        far = 100 * np.mean(np.abs(best - worst) >= 0.3)
+        assert 0 < far < 100 and float(measured[f"batch/selhn_{direction}_mined_hard"]) == pytest.approx(far)
+        assert float(measured[f"batch/other_{direction}_mined_hard"]) == 100
+    assert not {key for key in measured if "both_" in key}
+
+
+def test_two_smooth_ndcg_terms_keep_their_names():
+    config = dict(a=dict(name="smooth_ndcg"), b=dict(name="smooth_ndcg", temperature=0.1, directions="v2t"))
+    _, measured = run(config)
+    names = {key for key in measured if "smooth_NDCG" in key}
+    assert names == {f"batch/{name}_smooth_NDCG" for name in ("a_v2t", "a_t2v", "b_v2t")}
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_spread_of_a_collapse(chunk):
+    """Far below the mean, and right all the same."""
+    noise = np.random.default_rng(1).normal(size=(B, B)).astype(np.float32)
+    scores = np.float32(0.9) + np.float32(1e-5) * noise
+    place = np.arange(B)
+    gather = lambda visual, text: {"sim": jnp.asarray(scores)[visual][:, text]}
+    terms = jax.jit(functools.partial(Terms(dict(triplet_hard={}), query_chunk=chunk), gather, step=0))
+    spread = float(terms(place, place, BATCH)[1]["batch/spread"])
+    valid = BATCH["valid"]
+    assert spread == pytest.approx(scores[np.ix_(valid, valid)].astype(float).std(), rel=1e-3)
+
+
+@functools.cache
+def gradients(relevance, devices, chunk):
+    """Every loss as a term of one step: the gradient of each in each direction, and all metrics."""
     config = {name: {} for name in choices("losses")}
 
     def step(visual, text, batch):
         def each(visual, text):
-            _, metrics = Terms(config, dict(name="facts"))(dot, visual, text, batch, step=0)
+            _, metrics = Terms(config, dict(name=relevance), chunk)(dot, visual, text, batch, step=0)
             return jnp.stack([metrics[f"loss/{name}/{d}"] for name in config for d in AXES]), metrics
 
-        jacobian, metrics = jax.jacrev(each, argnums=(0, 1), has_aux=True)(visual, text)
-        return jacobian, metrics
+        return jax.jacrev(each, argnums=(0, 1), has_aux=True)(visual, text)
 
-    results = []
-    for devices in (1, 8):
-        place = mesh(devices)
-        with jax.set_mesh(place):
-            put = functools.partial(jax.device_put, device=NamedSharding(place, P("data")))
-            compiled = jax.jit(step).lower(*jax.tree.map(put, (VISUAL, TEXT, BATCH))).compile()
-            results.append(jax.device_get(compiled(*jax.tree.map(put, (VISUAL, TEXT, BATCH)))))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)
-    text = compiled.as_text()
-    assert "all-to-all" not in text
-    gathered = [
-        line for line in text.splitlines() if "all-gather(" in line and f"f32[{B},{B}]" in line.split("=")[1][:20]
-    ]
-    assert not gathered
+    with jax.set_mesh(mesh(devices)):
+        put = functools.partial(jax.device_put, device=NamedSharding(mesh(devices), P("data")))
+        return jax.device_get(jax.jit(step)(*jax.tree.map(put, (VISUAL, TEXT, BATCH))))
+
+
+@pytest.mark.parametrize("devices, chunk", [(8, 0), (1, 4), (8, 8)])
+def test_devices_and_chunks_change_nothing(devices, chunk):
+    """Values, monitors and gradients of every loss to 1e-5, on one device or eight, whole or in chunks."""
+    expected, found = gradients("facts", 1, 0), gradients("facts", devices, chunk)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+
+
+def test_relevance_by_place_in_chunks():
+    """`diagonal` reads the place in the batch, which a block of queries has to know."""
+    whole, parts = (run(dict(triplet_sum={}), relevance=dict(name="diagonal"), chunk=n) for n in (0, 2))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), parts, whole)
+
+
+def test_mean_over_the_batch_in_chunks(monkeypatch):
+    """A loss that is divided by a mean over all queries is told it in chunks, whatever its knobs and valid rows."""
+    config = dict(a=dict(name="kendall", gap=0.1), b=dict(name="kendall", gap=0.5, directions="t2v"),
+                  c=dict(name="kendall", pairs=7.0))  # fmt: skip
+    whole, parts = (run(config, relevance=dict(name="facts"), chunk=n) for n in (0, 4))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), parts, whole)
+    from vlr_jax import terms
+
+    def lonely(scores, relevance, *, where=None, axis=-1, pairs=None):
+        return jnp.sum(scores, axis=axis)
+
+    monkeypatch.setattr(terms, "resolve", lambda room, name: lonely)
+    Terms(dict(mine={}))
+    with pytest.raises(ValueError, match="losses.mine takes pairs, so in chunks its file must have .* lonely_pairs"):
+        Terms(dict(mine={}), query_chunk=4)
 
 
 @pytest.mark.parametrize(
     "config, message",
     [
         ({}, "config.losses is empty"),
-        (dict(infonce={}), "No losses/infonce.py; losses has: info_nce, triplet_hard"),
+        (dict(infonce={}), "No losses/infonce.py; losses has: .*info_nce, .*triplet_hard"),
         (dict(hard=dict(name="triplet_hard", margn=0.1)), "losses.hard has no knob 'margn'; the loss has: margin;"),
         (dict(triplet_hard=dict(takes=dict(prior="sim"))), "has no knob 'prior'"),
         (dict(triplet_hard=dict(temperature="model")), "has no knob 'temperature'"),
@@ -187,6 +268,7 @@ def test_eight_devices_equal_one():
         (dict(triplet_hard=dict(weight=dict(at=1, before=0.0))), "dict\\(at=step, before"),
         (dict(triplet_hard=dict(directions=("i2t",))), "directions is \\('i2t',\\); choose from v2t, t2v"),
         (dict(triplet_hard=dict(reduce="max")), "reduce is 'max'; choose mean or sum"),
+        (dict(smooth_ndcg=dict(temperature="mdel")), "losses.smooth_ndcg.temperature is 'mdel'; it must be a number"),
     ],
 )
 def test_errors_at_construction(config, message):

@@ -83,6 +83,24 @@ def test_mesh_and_rules():
         sharding.param_shardings([("text/.*", ())], params, mesh)
 
 
+def test_chunks_train_alike(small_config, tmp_path):
+    """A run may be continued with other chunks: they change nothing but memory."""
+    base = small_config | dict(evals={}, best="", steps=4, log_every=1, relevance=dict(name="facts"))
+    base["losses"] = dict(info_nce={}, kendall=dict(gap=0.1), smooth_ndcg=dict(temperature=0.1))
+    train.train(base, tmp_path / "whole")
+    train.train(base | dict(steps=2), tmp_path / "parts")
+    train.train(base | dict(query_chunk=8, encode_chunk=8), tmp_path / "parts")
+    whole, parts = (
+        [{key: value for key, value in line.items() if key not in ("time", "train/steps_per_second")} for line in lines]
+        for lines in (log.read(tmp_path / "whole"), log.read(tmp_path / "parts"))
+    )
+    for expected, found in zip(whole, parts, strict=True):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(found[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
+    assert all(line[f"train/embedding_grad/{side}"] > 0 for line in whole for side in ("visual", "text"))
+
+
 def test_parameters_sharded_by_rule_train_alike(small_config, tmp_path):
     """Data × model axes, and a rule that cuts a kernel, against everything replicated."""
     base = small_config | dict(evals={}, best="", steps=4, log_every=1)

@@ -16,6 +16,8 @@ DEFAULTS = {
     "regularisers": {},
     "evals": {},
     "best": "",              # "val/rsum": the metric that picks the best checkpoint
+    "query_chunk": 0,        # queries whose scores are in memory at once; 0 = all
+    "encode_chunk": 0,       # rows that are encoded at once; 0 = all
     "mesh": {"data": -1},
     "sharding": [(".*", ())],
     "log_every": 50,         # steps
@@ -25,7 +27,8 @@ DEFAULTS = {
 }  # fmt: skip
 DATA_KEYS = {"name", "root", "split", "visual", "frame_size", "options", "source"}
 # A run may be continued with other values of these.
-CONTINUABLE = ("steps", "log_every", "save_every", "keep", "threads", "mesh", "sharding")
+CONTINUABLE = ("steps", "log_every", "save_every", "keep", "threads", "query_chunk", "encode_chunk", "mesh", "sharding")
+CHUNKS = ("query_chunk", "encode_chunk")
 
 
 def complete(config) -> dict:
@@ -60,6 +63,13 @@ def complete(config) -> dict:
     for key in ("batch_size", "steps", "log_every", "keep", "threads"):
         if not isinstance(merged[key], int) or merged[key] < 1:
             raise ValueError(f"config.{key} is {merged[key]!r}; expected a whole number of at least 1")
+    for key in CHUNKS:
+        size = merged[key]
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0 or (size and merged["batch_size"] % size):
+            raise ValueError(
+                f"config.{key} is {size!r}; expected a whole number that divides batch_size "
+                f"{merged['batch_size']}, or 0 for all at once"
+            )
     return merged
 
 

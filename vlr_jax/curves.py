@@ -76,11 +76,11 @@ def place(name: str) -> tuple[str | None, str]:
         if head.endswith("norm"):
             whole = {"grad_norm": "gradients", "update_norm": "updates", "param_norm": "parameters"}
             return "Norms", whole.get(rest, rest)
-        batch = {"positive": "right pairs", "negative": "hardest negatives", "spread": "std of all"}
-        if head == "batch" and label in batch:
-            return "Similarities in the batch", batch[label]
-        title = "In the batch" if head == "batch" else f"In training: {head.replace('_', ' ')}"
-        return title, label.replace("_", " ", 1)
+        if head == "embedding_grad":
+            return "Norms of the gradient on the embeddings", label
+        if head == "batch":
+            return _of_batch(label)
+        return f"In training: {head.replace('_', ' ')}", label.replace("_", " ", 1)
     if rest == "rsum":
         return "Sum of recalls (rsum)", room
     direction, _, metric = rest.partition("_")
@@ -94,6 +94,17 @@ def place(name: str) -> tuple[str | None, str]:
         if metric.startswith(starts):
             return f"{room}: {title}", f"{direction} {metric}"
     return None, ""
+
+
+def _of_batch(name: str) -> tuple[str, str]:
+    """`place` of a monitor (`monitors.py`): percentages, similarities and measures of graded order are charts apart."""
+    labels = {"positive": "right pairs", "negative": "hardest negatives", "spread": "std of all"}
+    if name in labels:
+        return "Similarities in the batch", labels[name]
+    if name.endswith("_delta"):
+        return "Right pairs less hardest negatives in the batch", name.removesuffix("_delta")
+    label = name.replace("_", " ")
+    return "Graded relevance in the batch" if name.endswith(("_NDCG", "_tau")) else "In the batch, %", label
 
 
 def thin(steps: np.ndarray, values: np.ndarray, limit: int = POINTS) -> tuple[np.ndarray, np.ndarray]:

@@ -60,18 +60,27 @@ def make_evaluators(config: dict, task, tokenizer, mesh, *, progress: bool = Fal
 
 
 def make_update(task, tx, schedule, config: dict, state_shardings, batch_shardings):
-    """The jitted step: `(state, batch) -> (state, metrics)`; the state is donated."""
+    """The jitted step: `(state, batch) -> (state, metrics)`; the state is donated.
+
+    Of the task it uses `loss`, and `probe(variables, batch)`: name → zeros that the loss adds to what is encoded under
+    that name, or {} where a task has nothing to show. The gradient with respect to a probe is the one that reaches the
+    encodings; its norm is logged as `embedding_grad/<name>`.
+    """
 
     def update(state, batch):
         rng = jax.random.fold_in(jax.random.key(config["seed"], impl="rbg"), state.step)
 
-        def loss(params):
-            return task.loss({"params": params, **state.collections}, batch, rng=rng, step=state.step)
+        def loss(params, probe):
+            variables = {"params": params, **state.collections}
+            return task.loss(variables, batch, rng=rng, step=state.step, probe=probe)
 
-        (_, (metrics, collections)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        probe = task.probe({"params": state.params, **state.collections}, batch)
+        differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        (_, (metrics, collections)), (grads, reaching) = differentiate(state.params, probe)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = optim.average(config["optim"], state.averaged, params, state.step) if state.averaged else {}
+        metrics |= {f"embedding_grad/{name}": optax.tree.norm(grad) for name, grad in reaching.items()}
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
@@ -123,10 +132,11 @@ def train(config: dict, workdir: str) -> dict | None:
 
     # ---------------------------------------------------------------- Mesh
     mesh = sharding.make_mesh(config["mesh"])
-    if config["batch_size"] % mesh.shape["data"]:
-        raise ValueError(
-            f"batch_size {config['batch_size']} is not a multiple of the {mesh.shape['data']} devices of the data axis"
-        )
+    for key in ("batch_size", *configs.CHUNKS):
+        if config[key] % mesh.shape["data"]:
+            raise ValueError(
+                f"{key} {config[key]} is not a multiple of the {mesh.shape['data']} devices of the data axis"
+            )
 
     # ---------------------------------------------------------------- Data
     tokenizer = pipeline.tokenizer(config)

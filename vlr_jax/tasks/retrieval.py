@@ -1,8 +1,12 @@
 """Retrieval: a batch of pairs → encodings → ranking terms. Here every model of `models/` meets every loss."""
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
-from vlr_jax import terms
+from vlr_jax import chunks, terms
+
+SIDES = ("visual", "text")
 
 
 class Task:
@@ -10,7 +14,7 @@ class Task:
 
     Args:
         model: a retrieval model (`encode_visual`, `encode_text`, `similarity`, `regularisers`, `temperature`).
-        config: the completed config; reads `losses`, `relevance`, `regularisers`.
+        config: the completed config; reads `losses`, `relevance`, `regularisers`, `query_chunk`, `encode_chunk`.
 
     Raises:
         ValueError: unknown loss, knob, relevance or key in config.
@@ -20,33 +24,48 @@ class Task:
 
     def __init__(self, model, config: dict):
         self.model = model
-        self.terms = terms.Terms(config["losses"], config["relevance"])
+        self.terms = terms.Terms(config["losses"], config["relevance"], config["query_chunk"])
         self.regularisers = dict(config["regularisers"])
+        self.encode_chunk = config["encode_chunk"]
 
     def init(self, rng, batch) -> dict:
-        """Variables of the model: `{"params": …, collections…}`."""
+        """Variables of the model: `{"params": …, collections…}`.
+
+        Raises:
+            ValueError: `config.encode_chunk` with a model that has collections; already when it is traced.
+        """
 
         def touch(model, batch):
             return model.encode_visual(batch), model.encode_text(batch), model.temperature()
 
-        return self.model.init(rng, batch, method=touch)
+        variables = self.model.init(rng, batch, method=touch)
+        collections = sorted(set(variables) - {"params"})
+        if self.encode_chunk and collections:
+            raise ValueError(
+                f"config.encode_chunk is {self.encode_chunk}, but this model of {type(self.model).__module__} has the "
+                f"collection {', '.join(collections)} (batch normalisation), which must see the batch whole; set "
+                "encode_chunk=0, or switch it off in config.model"
+            )
+        return variables
 
-    def loss(self, variables, batch, *, rng, step):
-        """`(scalar, (metrics, new collections))`, differentiable in `variables["params"]`.
+    def loss(self, variables, batch, *, rng, step, probe=None):
+        """`(scalar, (metrics, new collections))`, differentiable in `variables["params"]`, and in `probe` if given.
 
         metrics are scalars: every term per direction unweighted, in-batch monitors, every regulariser, the total.
+        `probe` is what `self.probe` gave: zeros, added to the encodings.
 
         Raises:
             ValueError: `config.regularisers` names one that the model does not have.
         """
+        encoded, collections = self._encode(variables, batch, rng)
+        if probe is not None:
+            encoded = {side: jax.tree.map(_add, encoded[side], probe[side]) for side in SIDES}
+        visual, text = (encoded[side] for side in SIDES)
 
-        def forward(model, batch):
-            visual, text = model.encode_visual(batch, train=True), model.encode_text(batch, train=True)
-            return visual, text, model.regularisers(visual, text), model.temperature()
+        def rest(model, visual, text):
+            return model.regularisers(visual, text), model.temperature()
 
-        (visual, text, extra, temperature), collections = self.model.apply(
-            variables, batch, method=forward, rngs={"dropout": rng}, mutable=[n for n in variables if n != "params"]
-        )
+        extra, temperature = self.model.apply(variables, visual, text, method=rest)
 
         def similarity(visual, text):
             return self.model.apply(variables, visual, text, method="similarity")
@@ -61,6 +80,19 @@ class Task:
             metrics["temperature"] = temperature
         return total, (jax.lax.stop_gradient(metrics | {"loss": total}), collections)
 
+    def probe(self, variables, batch) -> dict:
+        """`{"visual": zeros, "text": zeros}` as the encodings are, None where they are not floating.
+
+        The gradient of `loss` with respect to it is the gradient with respect to the encodings.
+        """
+
+        def zeros(leaf):
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                return jax.lax.with_sharding_constraint(jnp.zeros(leaf.shape, leaf.dtype), P("data"))
+
+        encode = lambda variables, batch: self._apply(variables, batch, jax.random.key(0, impl="rbg"))[0]
+        return jax.tree.map(zeros, jax.eval_shape(encode, variables, batch))
+
     def predict(self) -> dict:
         """Pure, un-jitted functions `f(variables, …)` that evaluators and the index are made of."""
 
@@ -68,3 +100,21 @@ class Task:
             return lambda variables, *arguments: self.model.apply(variables, *arguments, method=name)
 
         return {name: method(name) for name in ("encode_visual", "encode_text", "similarity")}
+
+    def _encode(self, variables, batch, rng):
+        """`({"visual": Encoded, "text": Encoded}, new collections)`; only here is `encode_chunk`."""
+        if not self.encode_chunk:
+            return self._apply(variables, batch, rng)
+        part = lambda rows, index: self._apply(variables, rows, jax.random.fold_in(rng, index))[0]
+        return chunks.over(part, batch, self.encode_chunk, "config.encode_chunk"), {}
+
+    def _apply(self, variables, batch, rng):
+        def both(model, batch):
+            return {"visual": model.encode_visual(batch, train=True), "text": model.encode_text(batch, train=True)}
+
+        collections = [name for name in variables if name != "params"]
+        return self.model.apply(variables, batch, method=both, rngs={"dropout": rng}, mutable=collections)
+
+
+def _add(x, zeros):
+    return x if zeros is None else x + zeros
