@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 # Stands in for "no candidate" before a non-linearity: finite, so that no gradient meets inf - inf.
 NEG = -1e9
@@ -17,13 +17,13 @@ NEG = -1e9
 Number = float | int | Float[Array, ""]
 
 
-def positives(relevance: Float[Array, "v t"], where: Bool[Array, "v t"] | None = None) -> Bool[Array, "v t"]:
+def positives(relevance: Real[Array, "v t"], where: Bool[Array, "v t"] | None = None) -> Bool[Array, "v t"]:
     """True pairs: relevance exactly 1.0 (the invariant of `relevance.py`), where valid."""
     positive = relevance >= 1.0
     return positive if where is None else positive & where
 
 
-def negatives(relevance: Float[Array, "v t"], where: Bool[Array, "v t"] | None = None) -> Bool[Array, "v t"]:
+def negatives(relevance: Real[Array, "v t"], where: Bool[Array, "v t"] | None = None) -> Bool[Array, "v t"]:
     """Valid candidates that are not positives."""
     negative = relevance < 1.0
     return negative if where is None else negative & where
@@ -158,7 +158,7 @@ def best_positive(scores: Float[Array, "v t"], positive: Bool[Array, "v t"], axi
 
 def ranks(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,
@@ -173,7 +173,7 @@ def ranks(
     return 1 + jnp.sum(ahead, axis=axis, dtype=jnp.int32)
 
 
-def has_positive(relevance: Float[Array, "v t"], where: Bool[Array, "v t"] | None, axis: int) -> Bool[Array, " q"]:
+def has_positive(relevance: Real[Array, "v t"], where: Bool[Array, "v t"] | None, axis: int) -> Bool[Array, " q"]:
     """Queries with at least one valid positive."""
     return jnp.any(positives(relevance, where), axis=axis)
 

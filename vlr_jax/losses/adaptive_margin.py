@@ -1,14 +1,14 @@
 """InfoNCE with a margin per negative, by language (LG, the language-guided loss of LG_ITM)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking
 
 
 def adaptive_margin(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,
@@ -37,7 +37,7 @@ def adaptive_margin(
     scores = ranking.as_float(scores, where)
     positive = ranking.positives(relevance, where)
     negative = ranking.negatives(relevance, where)
-    grades = relevance.astype(scores.dtype)
+    grades = ranking.as_float(relevance, where).astype(scores.dtype)
     shrunk = (1 - grades) / jnp.where(alpha < 1, 1 - alpha, 1)  # 0 / 0 is met neither here nor in a gradient
     raised = scores + margin * jnp.where(grades < alpha, 1, shrunk)
     return ranking.contrast(jnp.where(positive, scores, raised) / temperature, positive, negative, axis)

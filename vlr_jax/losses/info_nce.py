@@ -1,13 +1,13 @@
 """InfoNCE, the vision-language contrastive loss (van den Oord et al. 2018, arXiv 1807.03748)."""
 
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking
 
 
 def info_nce(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,

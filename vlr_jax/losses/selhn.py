@@ -2,14 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking
 
 
 def selhn(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,
@@ -47,7 +47,7 @@ def selhn(
 
 def mines_hardest(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,

@@ -1,14 +1,14 @@
 """The pairwise sigmoid loss (SigLIP, Zhai et al., ICCV 2023, arXiv 2303.15343)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking
 
 
 def sigmoid(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,

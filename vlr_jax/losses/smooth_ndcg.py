@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking, sorting
 from vlr_jax.soft_ranks import soft_ranks
@@ -11,7 +11,7 @@ from vlr_jax.soft_ranks import soft_ranks
 @ranking.listwise
 def smooth_ndcg(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,

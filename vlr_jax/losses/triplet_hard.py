@@ -1,14 +1,14 @@
 """Triplet loss with the hardest negative (VSE++, Faghri et al., BMVC 2018, arXiv 1707.05612)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking
 
 
 def triplet_hard(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,

@@ -1,14 +1,14 @@
 """Triplet loss summed over all negatives (VSE0: Kiros et al. 2014, arXiv 1411.2539; Faghri et al., BMVC 2018)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking
 
 
 def triplet_sum(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,

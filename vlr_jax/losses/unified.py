@@ -1,14 +1,14 @@
 """The unified loss: triplet with hard negatives and InfoNCE are its two ends (Li et al. 2022, arXiv 2209.13869)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from vlr_jax import ranking
 
 
 def unified(
     scores: Float[Array, "v t"],
-    relevance: Float[Array, "v t"],
+    relevance: Real[Array, "v t"],
     *,
     where: Bool[Array, "v t"] | None = None,
     axis: int = -1,
