@@ -2,8 +2,8 @@
 
 The smooth rank of Smooth-NDCG (arXiv 2305.16566, after Qin et al. 2010) sums the logistic function over all pairs of
 candidates. For x ≤ 0 and z = e^x, σ(x) = z / (1 + z), and 1 / (1 + z) on [0, 1] is a polynomial to any precision: its
-Chebyshev series falls by 5.8 a degree. So σ is a sum of a few exponentials e^{mx}. Over sorted scores the sum of one
-exponential is a recurrence, A_j = (A_{j-1} + w_{j-1}) e^{-m (s_j - s_{j-1})}, stable since it only decays, and
+Chebyshev series falls by 5.8 a degree. So σ is a sum of a few exponentials e^{mx}. Over sorted scores, in units of τ,
+the sum of one is a recurrence, A_j = (A_{j-1} + w_{j-1}) e^{-m (s_j - s_{j-1})}, stable since it only decays, and
 σ(x) = 1 - σ(-x) gives the other side. Derivatives of σ are polynomials in z too (z d/dz), so gradients are sums of the
 same kind. Relative error of σ before rounding: 3e-10 with float32's polynomial, 5e-15 with float64's.
 """
