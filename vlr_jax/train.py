@@ -203,8 +203,7 @@ def train(config: dict, workdir: str) -> dict | None:
             variables = {"params": state.serving(), **state.collections}
             for name in due:
                 try:
-                    with log.pause():
-                        values = {f"{name}/{metric}": value for metric, value in evaluators[name][0].run(variables)}
+                    values = {f"{name}/{metric}": value for metric, value in evaluators[name][0].run(variables)}
                 except Exception as error:
                     error.add_note(f"in evaluation {name!r} at step {step}")
                     raise
