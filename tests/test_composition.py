@@ -25,6 +25,7 @@ MODELS = {
         | dict(text="gru+mean", gru_dim=5, visual_norm=True, visual_power=0.5, visual_hidden=7, visual_dropout=0.2,
                text_dropout=0.2, word_dropout=0.2, temperature_start=0.1),
     ),
+    "rvse": ("rvse", SIZES),  # with the batch statistics and both dropouts of its paper
 }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def test_gradient_of_the_probe_is_that_of_the_encodings(model):
         loss = lambda probe: this.loss(variables, on_device(), rng=key, step=0, probe=probe)[0]
         zeros = this.probe(variables, on_device())
         value, grads = jax.jit(jax.value_and_grad(loss))(zeros)
-        encoded, _ = this._encode(variables, on_device(), key)
+        encoded, _ = jax.jit(this._encode)(variables, on_device(), key)
 
         def of_encodings(visual, text):
             similarity = lambda v, t: this.model.apply(variables, v, t, method="similarity")

@@ -16,10 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-
-def _product(a: Array, b: Array) -> Array:
-    """a @ b in the dtype of `b` (the weight), accumulated in at least float32."""
-    return jnp.matmul(a.astype(b.dtype), b, preferred_element_type=jnp.promote_types(b.dtype, jnp.float32))
+from vlr_jax.layers.product import product, turned
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -47,7 +44,7 @@ def _forward(x_rz, x_n, mask, weight, bias, reverse):
 
     def step(h, inputs):
         x_rz, x_n, real = inputs
-        u = _product(h, weight) + bias  # [B, 3H]
+        u = product(h, weight) + bias  # [B, 3H]
         rz = jax.nn.sigmoid(x_rz + u[:, : 2 * size])
         r, z = rz[:, :size], rz[:, size:]
         n = jnp.tanh(x_n + r * u[:, 2 * size :])
@@ -60,7 +57,7 @@ def _forward(x_rz, x_n, mask, weight, bias, reverse):
 
 def _backward(reverse, saved, d_states):
     states, gates, mask, weight = saved
-    size = weight.shape[0]
+    size, weight_t = weight.shape[0], turned(weight)
     zero = jnp.zeros_like(states[:1])
     before = jnp.concatenate([states[1:], zero] if reverse else [zero, states[:-1]])  # [L, B, H], h of each h'
 
@@ -72,13 +69,14 @@ def _backward(reverse, saved, d_states):
         d_n = d_new * (1 - z) * (1 - n * n)
         d_rz = jnp.concatenate([d_n * u_n * r * (1 - r), d_new * (h - n) * z * (1 - z)], axis=1)  # [B, 2H]
         d_u = d_n * r
-        d_h = (d_h - d_new) + d_new * z + _product(jnp.concatenate([d_rz, d_u], axis=1), weight.T)
+        d_h = (d_h - d_new) + d_new * z + product(jnp.concatenate([d_rz, d_u], axis=1), weight_t)
         return d_h, (d_rz, d_n, d_u)
 
     _, (d_rz, d_n, d_u) = jax.lax.scan(step, zero[0], (d_states, before, *gates, mask), reverse=not reverse)
     # Two axes contracted as one: XLA would first transpose a contraction over (l, b).
-    h, parts = before.reshape(-1, size).T, (d_rz.reshape(-1, 2 * size), d_u.reshape(-1, size))
-    d_weight = jnp.concatenate([_product(h, part.astype(weight.dtype)) for part in parts], axis=1)
+    h = turned(before.reshape(-1, size).astype(weight.dtype))
+    parts = (d_rz.reshape(-1, 2 * size), d_u.reshape(-1, size))
+    d_weight = jnp.concatenate([product(h, part.astype(weight.dtype)) for part in parts], axis=1)
     d_bias = jnp.concatenate([jnp.sum(part, axis=0) for part in parts])
     return d_rz, d_n, None, d_weight.astype(weight.dtype), d_bias
 
@@ -115,7 +113,7 @@ class GRU(nn.Module):
         # Time first: a scan then reads and writes whole slices. Flat: the backward product needs no transposition.
         flat = jnp.swapaxes(x, 0, 1).reshape(-1, x.shape[-1])  # [L·B, E]
         x_rz, x_n = (
-            (_product(flat, weight_ih[:, gates]) + bias_ih[gates]).reshape(*mask.T.shape, -1)
+            (product(flat, weight_ih[:, gates]) + bias_ih[gates]).reshape(*mask.T.shape, -1)
             for gates in (slice(2 * self.size), slice(2 * self.size, None))
         )  # [L, B, 2H], [L, B, H]
         states = recurrence(x_rz, x_n, mask.T, weight_hh, bias_hh.astype(x_n.dtype), self.reverse)  # [L, B, H]

@@ -1,5 +1,6 @@
-"""A set of vectors → one vector: masked maximum and mean, and L2 normalisation."""
+"""A set of vectors → one vector: masked maximum and mean; L2 normalisation and the cosine of every pair."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -24,3 +25,10 @@ def l2_normalise(x: Array) -> Array:
     # The root's slope at 0 is infinite: look away from it before taking the root.
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
     return x / (norm + 1e-8)
+
+
+def cosine(visual: Array, text: Array) -> Array:
+    """Dot product of every pair, `[V, D]`, `[T, D]` → `[V, T]`, in at least float32 whatever they are stored as."""
+    dtype = jnp.promote_types(visual.dtype, jnp.float32)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.einsum("vd,td->vt", visual.astype(dtype), text.astype(dtype), precision=highest)

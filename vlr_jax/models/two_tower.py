@@ -14,16 +14,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from vlr_jax.layers import pooling
+from vlr_jax.layers.elements import elements
 from vlr_jax.layers.gru import GRU
 from vlr_jax.layers.patches import PatchEncoder
+from vlr_jax.layers.product import Dense, uniform
 from vlr_jax.types import Encoded
 
 POOLS = {"max": pooling.masked_max, "mean": pooling.masked_mean}
 TEXTS = ("gru", "mean", "gru+mean")
 
 
-def _uniform(rng, shape, dtype=jnp.float32):
-    return jax.random.uniform(rng, shape, dtype, -0.1, 0.1)
+def _linear(size: int, dtype, start=None) -> Dense:
+    start = start or nn.initializers.lecun_normal()
+    return Dense(size, dtype=dtype, start=start, bias_start=nn.initializers.zeros)
 
 
 class Model(nn.Module):
@@ -82,15 +85,15 @@ class Model(nn.Module):
         if self.visual_norm:
             self.normalise = nn.BatchNorm(momentum=0.99, use_bias=False, use_scale=False, dtype=jnp.float32)
         if self.visual_hidden:
-            self.visual_mlp = nn.Dense(self.visual_hidden, dtype=self.dtype)
-        self.visual_projection = nn.Dense(self.dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        self.words = nn.Embed(self.vocabulary, self.word_dim, dtype=self.dtype, embedding_init=_uniform)
+            self.visual_mlp = _linear(self.visual_hidden, self.dtype)
+        self.visual_projection = _linear(self.dim, self.dtype, nn.initializers.xavier_uniform())
+        self.words = nn.Embed(self.vocabulary, self.word_dim, dtype=self.dtype, embedding_init=uniform(0.1))
         if self.text != "mean":
             self.gru = GRU(self.dim if self.text == "gru" else self.gru_dim, dtype=self.dtype)
         if self.text != "gru":
-            self.text_projection = nn.Dense(self.dim, dtype=self.dtype)
+            self.text_projection = _linear(self.dim, self.dtype)
         if self.text == "gru+mean":
-            self.gru_projection = nn.Dense(self.dim, dtype=self.dtype)
+            self.gru_projection = _linear(self.dim, self.dtype)
         self.drop_visual = nn.Dropout(self.visual_dropout)
         self.drop_text = nn.Dropout(self.text_dropout)
         if self.temperature_start is not None:
@@ -99,25 +102,15 @@ class Model(nn.Module):
 
     def encode_visual(self, batch: dict[str, Array], *, train: bool = False) -> Encoded:
         """`visual` float `[B, ..., visual_dim]`, `visual_mask [B, ...]`; or uint8 `[B, F, H, W, 3]`, `[B, F]`."""
-        x, mask = batch["visual"], batch["visual_mask"]
-        if (self.visual_dim is None) != (x.dtype == jnp.uint8) or self.visual_dim not in (None, x.shape[-1]):
-            wanted = "uint8 frames [B, F, H, W, 3]" if self.visual_dim is None else f"features of {self.visual_dim}"
-            raise ValueError(f"model.visual_dim={self.visual_dim} wants {wanted}; got {x.dtype} {x.shape}.")
-        if self.visual_dim is None:
-            x = self.patches(x)  # [B, F, P, C]
-            mask = jnp.broadcast_to(mask[..., None], x.shape[:-1])  # [B, F, P]
-        x = x.reshape(x.shape[0], -1, x.shape[-1]).astype(self.dtype)  # [B, S, C]
-        mask = mask.reshape(x.shape[:2])  # [B, S]
-        if self.visual_power != 1.0:
-            x = jnp.sign(x) * jnp.abs(x) ** self.visual_power
+        patches = self.patches if self.visual_dim is None else None
+        x, mask = elements(batch, self.visual_dim, patches, self.dtype, self.visual_power)  # [B, S, C]
         if self.visual_norm:
             real = (mask & batch["valid"][:, None])[..., None]
             x = self.normalise(x, use_running_average=not train, mask=real).astype(self.dtype)
         x = self.drop_visual(x, deterministic=not train)
         if self.visual_hidden:
             x = self.drop_visual(nn.gelu(self.visual_mlp(x)), deterministic=not train)
-        # Flat, because XLA transposes the whole activation for the gradient of a product over [B, S, C].
-        x = self.visual_projection(x.reshape(-1, x.shape[-1])).reshape(*mask.shape, self.dim)  # [B, S, D]
+        x = self.visual_projection(x)  # [B, S, D]
         return Encoded(pooled=pooling.l2_normalise(POOLS[self.pool](x, mask)))
 
     def encode_text(self, batch: dict[str, Array], *, train: bool = False) -> Encoded:
@@ -143,9 +136,7 @@ class Model(nn.Module):
 
     def similarity(self, visual: Encoded, text: Encoded) -> dict[str, Array]:
         """Cosine of every pair, `{"sim": [V, T]}`, in at least float32 whatever the encodings are stored as."""
-        dtype = jnp.promote_types(visual.pooled.dtype, jnp.float32)
-        v, t = visual.pooled.astype(dtype), text.pooled.astype(dtype)
-        return {"sim": jnp.einsum("vd,td->vt", v, t, precision=jax.lax.Precision.HIGHEST)}
+        return {"sim": pooling.cosine(visual.pooled, text.pooled)}
 
     def regularisers(self, visual: Encoded, text: Encoded) -> dict[str, Array]:
         """None: the ranking terms are all that VSE++ trains on."""
