@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from vlr_jax.features import open_features
+from vlr_jax.features import find, join, open_features
 
 RNG = np.random.default_rng(0)
 SETS = {"vectors": RNG.standard_normal((3, 4)), "regions": RNG.standard_normal((3, 2, 4)).astype(np.float16)}
@@ -93,3 +93,15 @@ def test_h5_without_h5py(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ValueError, match=r"vlr_jax\[h5\]"):
         open_features(tmp_path / "x.h5")
+
+
+def test_joined_features():
+    vector, rows = np.array([[1, 2]], np.float16), np.arange(6, dtype=np.float16).reshape(3, 2)
+    assert join([vector, rows]).tolist() == [[1, 2, 0, 1], [1, 2, 2, 3], [1, 2, 4, 5]]
+    assert join([rows, rows, vector])[2].tolist() == [4, 5, 4, 5, 1, 2] and join([rows]) is not None
+    assert join([vector, vector]).shape == (1, 4) and join([vector, rows]).dtype == np.float16
+    with pytest.raises(ValueError, match="features to join have 3 and 2 rows; expected equal numbers, or one vector"):
+        join([rows, rows[:2]])
+    assert find({"a": vector}, "a.jpg") is vector and find({"b.jpg": rows, "b": vector}, "b.jpg") is rows
+    with pytest.raises(ValueError, match="no features of that name"):
+        find({"a": vector}, "c.jpg")

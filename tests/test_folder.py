@@ -205,6 +205,27 @@ def test_every_form_of_features_gives_the_same_records(tmp_path):
             np.testing.assert_array_equal(a["visual"], b["visual"])
 
 
+def test_joined_features(tmp_path):
+    lines(tmp_path, GOOD)
+    vectors = {name: RNG.standard_normal((1 if i else 3, 5)) for i, name in enumerate(FEATURES)}
+    np.savez(tmp_path / "all.npz", names=list(FEATURES), feat=np.stack([v[0] for v in vectors.values()]))
+    builder = build(tmp_path, features=f"all.npz,{table(tmp_path)}")
+    assert builder.notes == ["features joined: all.npz (5) + feats (4)"] and builder.quarantine == []
+    first = records(builder, "test")[0]["visual"]
+    expected = np.concatenate([np.tile(vectors["4.jpg"][:1], (2, 1)), FEATURES["4.jpg"]], axis=1)
+    np.testing.assert_array_equal(first, expected.astype(np.float16))
+    assert {p.name for p in Builder.find_sources(source=tmp_path, features="all.npz,feats")} >= {"all.npz", "0.jpg.npy"}
+    odd = {"1.jpg": np.ones((3, 4)), "2.jpg": np.ones((2, 3)), "3.jpg": np.full((2, 4), np.nan)}
+    np.savez(tmp_path / "rows.npz", names=list(FEATURES)[:5], feat=np.ones((5, 2, 5)))
+    builder = build(tmp_path, features=f"rows.npz,{table(tmp_path, FEATURES | odd)}")
+    assert reasons(builder) == {
+        2: "features to join have 2 and 3 rows; expected equal numbers, or one vector",
+        3: "features have 5 + 3 numbers a row, 2 of 3 have 5 + 4",
+        4: "8 of 8 features are NaN or infinite",
+        6: "no features of that name, and all visuals of a set need them",
+    }
+
+
 def test_images(tmp_path):
     lines(tmp_path, [{"media": f"i/{i}.jpg", "texts": ["a dog"]} for i in range(5)] + [
         {"media": name, "texts": ["a dog"]} for name in ("../secret.jpg", "/etc/passwd", "clip.mp4", "gone.jpg")

@@ -1,5 +1,6 @@
 """Words: what counts as one, encoding, truncation, state."""
 
+import json
 import pickle
 
 import numpy as np
@@ -86,3 +87,69 @@ def test_notes_tell_what_a_query_loses():
     with pytest.raises(ValueError, match="no word of 'blue moons' occurs in the training texts"):
         words.notes("blue moons")
     assert text.from_json(words.to_json()) == words
+
+
+FIELD = {"<pad>": 0, "<start>": 1, "<end>": 2, "<unk>": 3, "a": 4, ".": 5, "'s": 6, "n't": 7, "dog": 8}
+
+
+def field(path, ids=FIELD, **changes):
+    """A vocabulary as the field stores it."""
+    content = {"word2idx": ids, "idx2word": {str(id_): word for word, id_ in ids.items()}, "idx": len(ids)} | changes
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_vocabulary_of_the_field(tmp_path):
+    pytest.importorskip("nltk")
+    path = field(tmp_path / "f30k_precomp_vocab.json")
+    words = text.tokenizer(dict(name="words", vocabulary=str(path), length=9), None)
+    assert words.size == 9 and words.split == "treebank"
+    ids, mask = words.encode("A DOG's dog isn't .")
+    np.testing.assert_array_equal(ids, [1, 4, 8, 6, 8, 3, 7, 5, 2])
+    assert mask.all() and words.n_tokens("A DOG's dog isn't .") == 9
+    assert text.from_json(words.to_json()) == words == pickle.loads(pickle.dumps(words))
+    plain = text.tokenizer(dict(name="words", vocabulary=str(path), length=9, split="plain"), None)
+    assert plain != words and plain.encode("a dog .")[0].tolist() == [1, 4, 8, 2, 0, 0, 0, 0, 0]
+    old = json.loads(plain.to_json())
+    del old["split"]
+    assert text.from_json(json.dumps(old)) == plain
+
+
+@pytest.mark.parametrize(
+    "sentence, words",
+    [  # by nltk's word_tokenize, whose sentences end at the same place here
+        ("Two dogs' toys, 3/4 o'clock.", ["two", "dogs", "'", "toys", ",", "3/4", "o'clock", "."]),
+        (
+            "I can't \"stop\" - it's (red)!",
+            ["i", "ca", "n't", "``", "stop", "''", "-", "it", "'s", "(", "red", ")", "!"],
+        ),
+    ],
+)
+def test_split_treebank(sentence, words):
+    pytest.importorskip("nltk")
+    assert text.split_treebank(sentence) == words
+
+
+def test_broken_vocabularies(tmp_path):
+    path = tmp_path / "vocab.json"
+
+    def refused(message, **options):
+        with pytest.raises(ValueError, match=message):
+            text.tokenizer(dict(name="words", vocabulary=str(path), length=9) | options, None)
+
+    refused("can't be read: FileNotFoundError")
+    path.write_bytes(pickle.dumps(FIELD))
+    refused("expected JSON .*pickles are never read")
+    field(path)
+    refused("or length, vocabulary, split", min_count=2)
+    refused("text.split must be one of plain, treebank, got 'nltk'", split="nltk")
+    field(path, word2idx={"a": [1], "b": 2})
+    refused("can't be read: TypeError")
+    field(path, idx=8)
+    refused("idx 9, found idx 8")
+    field(path, FIELD | {"dog": 9})
+    refused("ids 0 to 8 once each")
+    field(path, FIELD | {"<pad>": 1, "<start>": 0})
+    refused("ids 0–3 to be <pad> <start> <end> <unk>, found <start> <pad>")
+    field(path, idx2word={str(id_): word.upper() for word, id_ in FIELD.items()})
+    refused("idx2word .* and word2idx .* differ")

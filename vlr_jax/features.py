@@ -1,4 +1,7 @@
-"""Precomputed features by key, whatever files they came in: a folder of npy / npz, one npz, one h5 (then with h5py)."""
+"""Precomputed features by key, whatever files they came in: a folder of npy / npz, one npz, one h5 (then with h5py).
+
+Features of several files are joined along their width (`join`).
+"""
 
 import collections
 import pathlib
@@ -154,3 +157,47 @@ def open_features(path):
     arrays = _load(path, only=("names", "ids", "feat", "features"))
     names = arrays[_pick(arrays, ("names", "ids"), path.name)]
     return _Table(names, arrays[_pick(arrays, ("feat", "features"), path.name)], path.name)
+
+
+def find(features, media: str) -> np.ndarray:
+    """What `open_features` has for a visual: its key is the media, with or without the ending.
+
+    Raises:
+        ValueError: there is nothing under either key.
+    """
+    keys = (media, str(pathlib.PurePosixPath(media).with_suffix("")))
+    key = next((key for key in keys if key in features), None)
+    if key is None:
+        raise ValueError("no features of that name, and all visuals of a set need them")
+    return features[key]
+
+
+def join(parts: list[np.ndarray]) -> np.ndarray:
+    """Features of one visual from several files, `[R, D_i]` each, side by side: `[R, D_1 + D_2 + …]`.
+
+    One vector (`R = 1`) stands beside every row of the others.
+
+    Raises:
+        ValueError: two of them have different numbers of rows, neither of them 1.
+    """
+    rows = {len(part) for part in parts} - {1}
+    if len(rows) > 1:
+        counts = " and ".join(str(len(part)) for part in parts)
+        raise ValueError(f"features to join have {counts} rows; expected equal numbers, or one vector")
+    n = rows.pop() if rows else 1
+    return np.concatenate([np.broadcast_to(part, (n, part.shape[1])) for part in parts], axis=1)
+
+
+def half(array: np.ndarray) -> np.ndarray:
+    """Features as they are stored, float16.
+
+    Raises:
+        ValueError: they are not finite, or beyond float16.
+    """
+    with np.errstate(over="ignore"):
+        stored = array.astype(np.float16)
+    if np.isfinite(stored).all():
+        return stored
+    if bad := array.size - int(np.isfinite(array).sum()):
+        raise ValueError(f"{bad} of {array.size} features are NaN or infinite")
+    raise ValueError(f"features reach {np.abs(array).max():g}; they are stored as float16, which ends at 65504")

@@ -6,11 +6,15 @@
 
 import collections.abc
 import dataclasses
+import functools
 import json
+import pathlib
 import re
 import unicodedata
 
 import numpy as np
+
+from vlr_jax import wordpiece
 
 PAD, START, END, UNKNOWN = range(4)
 MARKS = ("<pad>", "<start>", "<end>", "<unk>")
@@ -25,6 +29,54 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", text).lower().replace("\u2019", "'"))
 
 
+@functools.cache
+def _treebank():
+    try:
+        from nltk.tokenize import NLTKWordTokenizer
+    except ImportError as error:
+        raise ValueError("text.split='treebank' needs nltk: pip install 'vlr_jax[nltk]'") from error
+    return NLTKWordTokenizer()
+
+
+def split_treebank(text: str) -> list[str]:
+    """The words of a lower-cased sentence as nltk's `word_tokenize` gives them: punctuation, 's and n't are words.
+
+    That function cuts a text into sentences first, by a model that has to be downloaded; this one does not, so a full
+    stop inside a text of several sentences stays at its word unless a space is before it, as in the released captions.
+    """
+    return _treebank().tokenize(text.lower())
+
+
+SPLITS = {"plain": split_words, "treebank": split_treebank}
+
+
+def read_vocabulary(path) -> tuple[str, ...]:
+    """The words of a vocabulary JSON of the field, without the four marks, in the order of their ids from 4.
+
+    The form is `{"word2idx": {word: id}, "idx2word": {"id": word}, "idx": n}` with `<pad> <start> <end> <unk>` as 0–3
+    (SCAN's `vocab/*_vocab.json` and its descendants').
+
+    Raises:
+        ValueError: no such file, or not of this form; says what was expected and what was found.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        ids, back, n = dict(content["word2idx"]), dict(content["idx2word"]), content["idx"]
+        words = sorted(ids, key=ids.__getitem__)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # bytes that are no UTF-8, such as a pickle, too
+        expected = 'expected JSON {"word2idx": …, "idx2word": …, "idx": n}; pickles are never read'
+        raise ValueError(f"The vocabulary {path} can't be read: {error!r}; {expected}") from error
+    if [ids[word] for word in words] != list(range(len(words))) or n != len(words):
+        raise ValueError(
+            f"{path}: expected the ids 0 to {len(words) - 1} once each and idx {len(words)}, found idx {n}"
+        )
+    if tuple(words[: len(MARKS)]) != MARKS:
+        raise ValueError(f"{path}: expected the ids 0–3 to be {' '.join(MARKS)}, found {' '.join(words[: len(MARKS)])}")
+    if {str(id_): word for word, id_ in ids.items()} != back:
+        raise ValueError(f"{path}: idx2word ({len(back)} words) and word2idx ({len(ids)} words) differ")
+    return tuple(words[len(MARKS) :])
+
+
 @dataclasses.dataclass(frozen=True)
 class Words:
     """A word vocabulary: ids 0–3 are `<pad> <start> <end> <unk>`, the words follow in the order of `words`.
@@ -32,14 +84,21 @@ class Words:
     Attributes:
         words: the known words, most frequent first.
         length: L, the length of every encoded text, the two marks included.
+        split: a key of `SPLITS`, how a text falls into words.
     """
 
     words: tuple[str, ...]
     length: int
+    split: str = "plain"
+    mask_word = None  # no word of its own stands for one that training hides
 
     def __post_init__(self):
         if not isinstance(self.length, int) or self.length < 3:
             raise ValueError(f"text.length must be a whole number ≥ 3 (<start>, a word, <end>), got {self.length!r}")
+        if self.split not in SPLITS:
+            raise ValueError(f"text.split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+        if self.split == "treebank":
+            _treebank()  # now, not in the middle of the data
         ids = {word: id_ for id_, word in enumerate(self.words, start=len(MARKS))}
         if len(ids) != len(self.words):
             raise ValueError(f"{len(self.words) - len(ids)} words stand twice in the vocabulary")
@@ -69,7 +128,7 @@ class Words:
 
     def n_tokens(self, text: str) -> int:
         """The tokens of the whole text with both marks; more than `length` means that `encode` truncates it."""
-        return len(split_words(text)) + 2
+        return len(SPLITS[self.split](text)) + 2
 
     def notes(self, text: str) -> str:
         """What `encode` will not tell apart in a text: unknown words, words that are cut. Empty if nothing.
@@ -77,7 +136,7 @@ class Words:
         Raises:
             ValueError: no word of the text is known, so that searching for it would rank noise.
         """
-        words = split_words(text)
+        words = SPLITS[self.split](text)
         unknown = [word for word in words if word not in self._ids]
         if words and len(unknown) == len(words):
             raise ValueError(f"no word of {text!r} occurs in the training texts")
@@ -92,7 +151,7 @@ class Words:
         Raises:
             ValueError: the text has no word.
         """
-        words = split_words(text)
+        words = SPLITS[self.split](text)
         if not words:
             raise ValueError(f"A text without any word cannot be encoded: {text!r}")
         words = words[: self.length - 2]
@@ -103,7 +162,8 @@ class Words:
 
     def to_json(self) -> str:
         """The whole state as JSON; `from_json` gives an equal tokenizer."""
-        return json.dumps({"name": "words", "length": self.length, "words": self.words}, ensure_ascii=False)
+        state = {"name": "words", "length": self.length, "split": self.split, "words": self.words}
+        return json.dumps(state, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, state: str) -> "Words":
@@ -115,18 +175,22 @@ class Words:
         try:
             values = json.loads(state)
             name, words, length = values["name"], tuple(values["words"]), values["length"]
+            split = values.get("split", "plain")  # older states have none
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"Not a saved word vocabulary: {error!r}") from error
         if name != "words":
             raise ValueError(f"A saved tokenizer named {name!r} is not a word vocabulary")
-        return cls(words, length)
+        return cls(words, length, split)
 
 
 def tokenizer(config_text: collections.abc.Mapping, vocabulary: collections.abc.Mapping[str, int] | None) -> Words:
     """The tokenizer that a config asks for.
 
     Args:
-        config_text: `config.text`: `dict(name="words", length=L, min_count=1)`.
+        config_text: `config.text`: `dict(name="words", length=L, min_count=1)`, or `dict(name="words", length=L,
+            vocabulary=FILE, split="treebank")` for the words and ids of a JSON of the field (`read_vocabulary`), whose
+            texts were split so, or `dict(name="wordpiece", path=FOLDER, length=L)` for the word pieces in a folder of
+            a BERT.
         vocabulary: word → count over the training texts, or None where the data have no training split.
 
     Raises:
@@ -134,11 +198,18 @@ def tokenizer(config_text: collections.abc.Mapping, vocabulary: collections.abc.
     """
     options = dict(config_text)
     name = options.pop("name", None)
+    if name == "wordpiece":
+        if set(options) != {"path", "length"}:
+            raise ValueError(f"text has {sorted(options)} beside name; wordpiece takes: path, length, both given")
+        return wordpiece.WordPiece.read(**options)
     if name != "words":
-        raise ValueError(f"No tokenizer {name!r}; text.name can be: words")
-    unknown, known = set(options) - {"length", "min_count"}, "length, min_count"
-    if unknown or "length" not in options:
-        raise ValueError(f"text has {sorted(options)} beside name; words takes: {known}, and length must be given")
+        raise ValueError(f"No tokenizer {name!r}; text.name can be: words, wordpiece")
+    known = {"length", "vocabulary", "split"} if "vocabulary" in options else {"length", "min_count"}
+    if set(options) - known or "length" not in options:
+        takes = "length, min_count, or length, vocabulary, split"
+        raise ValueError(f"text has {sorted(options)} beside name; words takes: {takes}; length must be given")
+    if "vocabulary" in options:
+        return Words(read_vocabulary(options["vocabulary"]), options["length"], options.get("split", "treebank"))
     if not vocabulary:
         raise ValueError("The word vocabulary is built from training texts, but these data have no split 'train'")
     return Words.build(vocabulary, **options)
@@ -146,4 +217,8 @@ def tokenizer(config_text: collections.abc.Mapping, vocabulary: collections.abc.
 
 def from_json(state: str) -> Words:
     """The tokenizer that its `to_json` wrote, of whatever kind (its JSON names it)."""
-    return Words.from_json(state)
+    try:
+        name = json.loads(state)["name"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        name = None  # the word vocabulary says what is wrong with it
+    return (wordpiece.WordPiece if name == "wordpiece" else Words).from_json(state)

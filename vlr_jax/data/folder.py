@@ -48,8 +48,8 @@ def _fact_names(items: list[jsonl.Item]) -> list[str] | None:
     return facts or None
 
 
-def _files(source, captions, features, media) -> tuple[pathlib.Path, pathlib.Path | None, list[pathlib.Path]]:
-    """(the JSONL file, features or None, media folder or tar files)."""
+def _files(source, captions, features, media) -> tuple[pathlib.Path, list[pathlib.Path] | None, list[pathlib.Path]]:
+    """(the JSONL file, the features to join or None, media folder or tar files)."""
     if source is None:
         raise ValueError("The dataset 'folder' needs a source: a folder with a .jsonl file, or that file")
     source = pathlib.Path(source)
@@ -68,11 +68,15 @@ def _files(source, captions, features, media) -> tuple[pathlib.Path, pathlib.Pat
             raise ValueError(f"{folder} has no captions.jsonl; name one with captions=…; its .jsonl files: {names}")
         lines = lines if lines in there else there[0]
     if features is not None:
-        features = _located(str(features), folder, "features")[0]
+        features = [_located(part, folder, "features")[0] for part in str(features).split(",")]
     places = (
         [folder] if media is None else [p for part in str(media).split(",") for p in _located(part, folder, "media")]
     )
     return lines, features, places
+
+
+def _sum(widths: tuple[int, ...]) -> str:
+    return " + ".join(map(str, widths))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -102,7 +106,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         Args:
             source: the folder of the JSONL file, or the file.
             captions: the file's name, if it is neither `captions.jsonl` nor the folder's only `.jsonl`.
-            features: precomputed features (`vlr_jax.features.open_features`); None: the images themselves.
+            features: precomputed features (`vlr_jax.features.open_features`); several with commas between are joined
+                along their width (`vlr_jax.features.join`); None: the images themselves.
             media: a folder or tar files (a glob, or several with commas); None: the source folder.
             image_size: without features, larger images are made so small that their shorter side has so many pixels.
             strict: a broken item is an error.
@@ -113,11 +118,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ValueError: one error with all problems and their line numbers: media that stand twice, and with `strict`
                 every broken item; or nothing usable at all; or files that are missing or of no known form.
         """
-        self._lines, feature_path, places = _files(source, captions, features, media)
+        self._lines, feature_paths, places = _files(source, captions, features, media)
         self._sources = self.find_sources(source=source, captions=captions, features=features, media=media)
         self._image_size = image_size
         self._media = media_files.open_media(places)
-        self._features = None if feature_path is None else feature_files.open_features(feature_path)
+        self._features = feature_paths and [feature_files.open_features(path) for path in feature_paths]
         items, broken, errors, found = jsonl.read(self._lines)
         items, unsplit = jsonl.assign_splits(items)
         items, unseen = self._check_visuals(items, errors, progress)
@@ -126,6 +131,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._items = items
         self.counts = dict(collections.Counter(item.split for item in items))
         self.notes = [f"{n} × {what}: left out of the records" for what, n in sorted(found.items()) if n]
+        if len(feature_paths or ()) > 1:
+            parts = zip(feature_paths, self._widths, strict=True)
+            self.notes.append(f"features joined: {' + '.join(f'{path.name} ({width})' for path, width in parts)}")
         self.fact_names = _fact_names(items)
         self._thumbs = self._features is None or any(self._pictured(item) for item in items)
         self._moments = any(any(item.windows) or not math.isnan(item.duration) for item in items)
@@ -136,7 +144,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """The raw files that go in, found without reading them."""
         lines, features, places = _files(source, captions, features, media)
         files = [lines]
-        for place, endings in [(features, {".npy", ".npz"})] * (features is not None) + [
+        for place, endings in [(place, {".npy", ".npz"}) for place in features or ()] + [
             (place, media_files.IMAGES) for place in places
         ]:
             files += sorted(p for p in place.rglob("*") if p.suffix.lower() in endings) if place.is_dir() else [place]
@@ -146,27 +154,36 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """The raw files that went in."""
         return self._sources
 
+    def texts(self, split: str) -> list[list[str]]:
+        """The texts of each visual of a split."""
+        return [item.texts for item in self._items if item.split == split]
+
     def _pictured(self, item: jsonl.Item) -> bool:
         return pathlib.PurePosixPath(item.media).suffix.lower() not in media_files.VIDEOS and item.media in self._media
 
-    def _visual(self, item: jsonl.Item) -> np.ndarray:
-        """An item's features as float16 `[R, D]`; the key is its media, with or without the ending.
+    def _parts(self, item: jsonl.Item) -> list[np.ndarray]:
+        """An item's features `[R, D_i]` of every file.
 
         Raises:
-            ValueError: there are none, or they are not finite float16 numbers.
+            ValueError: a file has none, or they are not finite float16 numbers.
         """
-        keys = [item.media, str(pathlib.PurePosixPath(item.media).with_suffix(""))]
-        key = next((key for key in keys if key in self._features), None)
-        if key is None:
-            raise ValueError("no features of that name, and all visuals of a set need them")
-        array = self._features[key]
-        bad = array.size - int(np.isfinite(array).sum())
-        if bad:
-            raise ValueError(f"{bad} of {array.size} features are NaN or infinite")
-        largest = float(np.abs(array).max())
-        if largest > float(np.finfo(np.float16).max):
-            raise ValueError(f"features reach {largest:g}; they are stored as float16, which ends at 65504")
-        return array.astype(np.float16)
+        parts = [feature_files.find(features, item.media) for features in self._features]
+        for array in parts:
+            bad = array.size - int(np.isfinite(array).sum())
+            if bad:
+                raise ValueError(f"{bad} of {array.size} features are NaN or infinite")
+            largest = float(np.abs(array).max())
+            if largest > float(np.finfo(np.float16).max):
+                raise ValueError(f"features reach {largest:g}; they are stored as float16, which ends at 65504")
+        return parts
+
+    def _visual(self, item: jsonl.Item) -> np.ndarray:
+        """An item's features as float16 `[R, D]`.
+
+        Raises:
+            ValueError: as `_parts` and `features.join`.
+        """
+        return feature_files.join([part.astype(np.float16) for part in self._parts(item)])
 
     def _image(self, item: jsonl.Item) -> np.ndarray:
         """An item's picture, its shorter side at most `image_size`.
@@ -187,19 +204,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 if self._features is None:
                     self._image(item)
                 else:
-                    widths[item.line] = self._visual(item).shape[1]
+                    parts = self._parts(item)
+                    feature_files.join(parts)
+                    widths[item.line] = tuple(part.shape[1] for part in parts)
             except ValueError as error:
                 reasons[item.line] = str(error)
         if widths:
             counts = collections.Counter(widths.values()).most_common()
-            self._width, n = counts[0]
+            self._widths, n = counts[0]
             if 2 * n <= len(widths):
-                found = ", ".join(f"{width} ({times} ×)" for width, times in counts[:10])
+                found = ", ".join(f"{_sum(width)} ({times} ×)" for width, times in counts[:10])
                 errors.append(f"features have no common width; found {found}")
             else:
                 for line, width in widths.items():
-                    if width != self._width:
-                        reasons[line] = f"features have {width} numbers a row, {n} of {len(widths)} have {self._width}"
+                    if width != self._widths:
+                        most = f"{n} of {len(widths)} have {_sum(self._widths)}"
+                        reasons[line] = f"features have {_sum(width)} numbers a row, {most}"
         broken = [
             {"line": item.line, "media": item.media, "reason": reasons[item.line]}
             for item in items
@@ -227,7 +247,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             record["frames"] = kinds.Sequence(kinds.Tensor(shape=(), dtype=np.object_))
         else:
             # As raw bytes a record is written 10 × and read 2 × faster than as a list of numbers.
-            record["visual"] = kinds.Tensor(shape=(None, self._width), dtype=np.float16, encoding="bytes")
+            record["visual"] = kinds.Tensor(shape=(None, sum(self._widths)), dtype=np.float16, encoding="bytes")
         if self._thumbs:
             record["thumb"] = kinds.Tensor(shape=(), dtype=np.object_)
         if self.fact_names is not None:

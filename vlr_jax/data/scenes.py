@@ -110,6 +110,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Raw files that went in: none."""
         return []
 
+    def texts(self, split: str) -> list[list[str]]:
+        """The texts of each scene of a split, without its picture."""
+        streams = (self._streams(split, index) for index in range(self.options[split]))
+        return [[text for text, _ in self._captions(world.scene(graph), words)] for graph, words, _ in streams]
+
     def _info(self) -> tfds.core.DatasetInfo:
         features, count = tfds.features, len(world.FACTS)
         return tfds.core.DatasetInfo(
@@ -139,12 +144,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for index in range(self.options[split]):
             yield index, self._record(split, index)
 
+    def _streams(self, split: str, index: int) -> list:
+        return [world.random_stream(self.options["seed"], split, index, stream) for stream in world.STREAMS]
+
+    def _captions(self, scene, words) -> list:
+        o = self.options
+        return grammar.captions(scene, words, count=o["captions"], mention=o["mention"], synonyms=o["synonyms"])
+
     def _record(self, split: str, index: int) -> dict:
         """One scene with its captions, in the form of `_info`."""
         o = self.options
-        graph, words, detector = (world.random_stream(o["seed"], split, index, stream) for stream in world.STREAMS)
+        graph, words, detector = self._streams(split, index)
         scene = world.scene(graph)
-        told = grammar.captions(scene, words, count=o["captions"], mention=o["mention"], synonyms=o["synonyms"])
+        told = self._captions(scene, words)
         visual, boxes = world.regions(
             scene,
             detector,
