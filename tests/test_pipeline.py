@@ -79,6 +79,52 @@ def test_truncation_is_counted(split):
     assert split.truncated == sum(len(text.split_words(t)) + 2 > 8 for t in split.texts) > 0
 
 
+@pytest.fixture(scope="module")
+def vectored_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("vectored") / "root"
+    options = dict(train=12, val=4, test=0, captions=2, sentence_encoder="tfidf:5")
+    prepare.prepare("scenes", root, options=options, progress=False)
+    return str(root)
+
+
+def test_sentence_vectors(vectored_root):
+    split = pipeline.open_split(dict(root=vectored_root, split="train"), words_of(vectored_root))
+    visual, text = split.vectors()
+    assert visual.shape == (12, 2, 5) and text.shape == (24, 5) and visual.dtype == text.dtype == np.float16
+    np.testing.assert_array_equal(visual.reshape(24, 5), text)
+    np.testing.assert_allclose(np.linalg.norm(text.astype(float), axis=1), 1, atol=1e-3)
+    batch = take(split, 1, batch_size=8)[0]
+    pipeline.check(batch)
+    np.testing.assert_array_equal(batch["caption_vec"], text[batch["text_id"]])
+    np.testing.assert_array_equal(batch["visual_caption_vecs"], visual[batch["visual_id"]])
+    for view, key, rows in (("visuals", "visual_caption_vecs", visual), ("texts", "caption_vec", text)):
+        batch = next(split.epoch(view, 6))
+        pipeline.check(batch, view)
+        np.testing.assert_array_equal(batch[key], rows[:6])
+
+
+def test_fewer_texts_repeat_the_first():
+    """Zeros would have a cosine of 0, and so win over negative ones."""
+    rows = np.arange(6.0).reshape(3, 2)
+    assert pipeline._repeated(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [0, 1], [0, 1]]
+    np.testing.assert_array_equal(pipeline._repeated(rows, 3), rows)
+
+
+def test_batches_carry_what_is_asked_for(vectored_root, scenes_root):
+    data, words = dict(root=vectored_root, split="val"), words_of(vectored_root)
+    for asked in (pipeline.FACTS, pipeline.VECTORS, {"caption_vec"}, ()):
+        batch = take(pipeline.open_split(data, words, asked), 1, batch_size=4)[0]
+        pipeline.check(batch)
+        assert batch.keys() & (pipeline.FACTS | pipeline.VECTORS) == set(asked) and "boxes" in batch
+    assert pipeline.open_split(data, words, ()).facts() is not None
+    plain = dict(root=scenes_root, split="val")
+    assert pipeline.open_split(plain, words).vectors() is None
+    with pytest.raises(
+        ValueError, match="has no caption_vec and no visual_caption_vecs; prepare another folder with --sen"
+    ):
+        pipeline.open_split(plain, words, pipeline.VECTORS)
+
+
 def test_frames(scenes_root):
     words = words_of(scenes_root)
     data = dict(name="scenes", root=scenes_root, split="val", visual="frames", frame_size=32)

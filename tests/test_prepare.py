@@ -14,6 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vlr_jax import media, prepare, records
+from vlr_jax.data import scenes
 from vlr_jax.data.folder import Builder
 
 TEXTS = {"train": [["A dog's bowl", "dog, dog!"], ["ein Hünd"]], "test": [["a cat"], ["東京 cat", "b", "c"], ["d"]]}
@@ -111,6 +112,72 @@ def test_frames_and_moments_read_back(source, tmp_path):
     np.testing.assert_array_equal(record["windows"], [[1, 2], [3, 4]])
     np.testing.assert_array_equal(record["n_windows"], [0, 2])
     assert record["duration"] == 9
+
+
+def vectors_of(root, split):
+    written = tfds.builder_from_directory(root / "folder" / "1.0.0").as_data_source(split=split)
+    return [record["text_vectors"] for record in written]
+
+
+def test_sentence_vectors(source, tmp_path):
+    plain = run(source, tmp_path / "plain")
+    root = tmp_path / "root"
+    content = run(source, root, sentence_encoder="tfidf")
+    about = {"encoder": "tfidf:256", "dim": 2, "origin": {"fitted on": "train", "texts": 3, "words": 6}}
+    assert content["sentence"] == about and content["options"]["sentence_encoder"] == "tfidf:256"
+    assert plain["sentence"] is None and "sentence_encoder" not in plain["options"]  # its fingerprint is as ever
+    assert plain["fingerprint"] != content["fingerprint"]
+    assert "sentence vectors: tfidf:256, 2 numbers, fitted on train" in prepare.summary(content, root)
+    assert sorted(os.listdir(root)) == sorted(os.listdir(tmp_path / "plain"))
+    for split, want in TEXTS.items():
+        found = vectors_of(root, split)
+        assert [v.shape for v in found] == [(len(texts), 2) for texts in want] and found[0].dtype == np.float16
+    lengths = np.linalg.norm(np.concatenate(vectors_of(root, "test")).astype(float), axis=1)
+    np.testing.assert_allclose(lengths, [1, 0, 0, 0, 0], atol=1e-3)  # of "a cat" one word is known
+    assert run(source, root, sentence_encoder="tfidf:256") == content
+    with pytest.raises(ValueError, match=r"option sentence_encoder \('tfidf:256' there, None asked for\)"):
+        run(source, root)
+    with pytest.raises(ValueError, match="expected one of: tfidf, tfidf:DIM, file:PATH"):
+        run(source, tmp_path / "other", sentence_encoder="mpnet")
+
+
+def test_own_sentence_vectors(source, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {split: rng.standard_normal((sum(map(len, texts)), 3)) for split, texts in TEXTS.items()}
+    np.savez(source / "vecs.npz", **arrays)
+    root = tmp_path / "root"
+    content = run(source, root, sentence_encoder="file:vecs.npz")
+    assert content["sources"][-1]["name"] == "vecs.npz" and content["sentence"]["encoder"] == "file:vecs.npz"
+    for split, array in arrays.items():
+        expected = array / np.linalg.norm(array, axis=1, keepdims=True)
+        np.testing.assert_allclose(np.concatenate(vectors_of(root, split)), expected, atol=1e-3)
+    assert run(source, root, sentence_encoder=f"file:{source}/vecs.npz") == content
+    np.savez(source / "vecs.npz", **arrays | {"test": arrays["test"][1:]})
+    with pytest.raises(ValueError, match="something else: sources. "):
+        run(source, root, sentence_encoder="file:vecs.npz")
+    with pytest.raises(ValueError, match=r"split test: expected .* shape \(5, E\).* quarantined have no texts"):
+        run(source, tmp_path / "other", sentence_encoder="file:vecs.npz")
+    assert left(tmp_path) == ["root"]
+
+
+def test_texts_before_records(source, tmp_path, monkeypatch):
+    """A builder that does not tell its texts is asked for its records; one that tells others is found out."""
+    want = {split: [list(texts) for texts in visuals] for split, visuals in TEXTS.items()}
+    builder = Builder(source=source, features="feats", data_dir=tmp_path / "x")
+    assert records.texts(builder) == want
+    monkeypatch.delattr(Builder, "texts")
+    assert records.texts(builder) == want
+    world = scenes.Builder(train=3, val=2, test=0, data_dir=tmp_path / "y")
+    told = records.texts(world)
+    monkeypatch.delattr(scenes.Builder, "texts")
+    assert told == records.texts(world) and list(map(len, told.values())) == [3, 2]
+    monkeypatch.setattr(Builder, "texts", lambda self, split: want[split][:1], raising=False)
+    with pytest.raises(ValueError, match="texts.split. are not those of its records: .., ..ein"):
+        run(source, tmp_path / "root", sentence_encoder="tfidf")
+    monkeypatch.setattr(Builder, "texts", lambda self, split: want[split] + [["more"]])
+    with pytest.raises(ValueError, match="texts.split. are not those of its records: 4, 3"):
+        run(source, tmp_path / "root", sentence_encoder="tfidf")
+    assert left(tmp_path) == []
 
 
 def test_idempotent(source, tmp_path, monkeypatch):
@@ -245,10 +312,12 @@ def test_read_says_what_is_wrong(source, tmp_path):
 def test_command(source, tmp_path):
     command = [sys.executable, "-m", "vlr_jax.prepare", "--dataset", "folder", "--out", str(tmp_path / "root")]
     command += ["--source", str(source), "--features", "feats", "--option", "image_size=64"]
+    command += ["--sentence_encoder", "tfidf:1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "QUARANTINED: 1" in done.stdout and "next: python -m vlr_jax.main" in done.stdout
     assert "writing train" in done.stderr and "TensorFlow" not in done.stderr and "I1" not in done.stderr
     assert prepare.read(tmp_path / "root")["options"]["image_size"] == 64
+    assert prepare.read(tmp_path / "root")["sentence"]["dim"] == 1
     failed = subprocess.run([*command, "--strict"], capture_output=True, text=True, cwd=tmp_path)
     assert failed.returncode == 1 and "prepare: " in failed.stderr and "Traceback" not in failed.stderr

@@ -102,6 +102,19 @@ def test_any_block_and_jit(name):
         assert (a[1:3, 2:] == b).all()
 
 
+@pytest.mark.parametrize("name", relevance.choices())
+def test_what_is_read_is_told(name):
+    ids = {"visual_id", "row"}
+    of_visual, of_text = relevance.READS.get(name, ("visual_id", "visual_id"))
+    visual, text = (
+        {k: x for k, x in rows.items() if k in ids | {key}} for rows, key in ((VISUAL, of_visual), (TEXT, of_text))
+    )
+    relevance.named(name)(visual, text)
+    if name in relevance.READS:
+        with pytest.raises(ValueError, match=f"needs '{of_text}'"):
+            relevance.named(name)(visual, {k: x for k, x in text.items() if k != of_text})
+
+
 def test_errors_name_what_exists():
     with pytest.raises(
         ValueError,

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import grain
 import numpy as np
@@ -16,16 +16,18 @@ import tensorflow_datasets as tfds
 
 from vlr_jax import media, prepare, text
 
+FACTS, VECTORS = {"visual_facts", "text_facts"}, {"visual_caption_vecs", "caption_vec"}
 VIEWS = {  # keys of a batch: required, optional (types.py says what they mean)
     "pairs": ({"visual", "visual_mask", "text", "text_mask", "visual_id", "text_id", "valid"},
-              {"boxes", "visual_facts", "text_facts"}),
-    "visuals": ({"visual", "visual_mask", "visual_id", "valid"}, {"boxes", "visual_facts"}),
-    "texts": ({"text", "text_mask", "text_id", "visual_id", "valid"}, {"text_facts"}),
+              {"boxes"} | FACTS | VECTORS),
+    "visuals": ({"visual", "visual_mask", "visual_id", "valid"}, {"boxes", "visual_facts", "visual_caption_vecs"}),
+    "texts": ({"text", "text_mask", "text_id", "visual_id", "valid"}, {"text_facts", "caption_vec"}),
 }  # fmt: skip
 DTYPES = {
     "visual": ("float16", "float32", "uint8"), "visual_mask": ("bool",), "boxes": ("float32",), "text": ("int32",),
     "text_mask": ("bool",), "visual_id": ("int32",), "text_id": ("int32",), "visual_facts": ("bool",),
-    "text_facts": ("bool",), "valid": ("bool",),
+    "text_facts": ("bool",), "visual_caption_vecs": ("float16", "float32"), "caption_vec": ("float16", "float32"),
+    "valid": ("bool",),
 }  # fmt: skip
 FRAME_SIZE = 96
 
@@ -38,19 +40,32 @@ def tokenizer(config: dict):
     return text.tokenizer(config["text"], counts)
 
 
-def open_split(data: dict, tokenizer) -> "Split":
-    """One split of a prepared dataset: `data` as in config.data (`root`, `split`, `visual`, `frame_size`)."""
-    return Split(data, tokenizer)
+def open_split(data: dict, tokenizer, keys: Iterable[str] | None = None) -> "Split":
+    """One split of a prepared dataset.
+
+    Args:
+        data: as in config.data: `root`, `split`, `visual`, `frame_size`.
+        tokenizer: of the texts.
+        keys: those of `FACTS` and `VECTORS` that batches carry, such as `Task.reads`; None: all that the data have.
+
+    Raises:
+        ValueError: no such split, or the data lack what `keys` asks for.
+    """
+    return Split(data, tokenizer, keys)
 
 
 def spec(data: dict, tokenizer) -> dict:
-    """What the data look like, for the Model fields of these names: `vocabulary`, `visual_dim` (None for frames)."""
+    """What the data look like, for the Model fields of these names.
+
+    `vocabulary`, `visual_dim` (None for frames), `mask_word` where the tokenizer has one that stands for a hidden word.
+    """
     prepared = prepare.read(data["root"])
     kind = visual_kind(data, prepared)
-    return {
+    found = {
         "vocabulary": tokenizer.size,
         "visual_dim": prepared["visual"]["shape"][-1] if kind == "features" else None,
     }
+    return found | ({} if tokenizer.mask_word is None else {"mask_word": tokenizer.mask_word})
 
 
 def visual_kind(data: dict, prepared: dict) -> str:
@@ -73,11 +88,13 @@ class Split:
         names: `[V]` keys of the visuals. texts: `[T]` strings. text_visual: int32 `[T]`, the visual of each text.
         tokens, token_mask: int32, bool `[T, L]`. truncated: texts longer than L.
         kind: `features` or `frames`. length: elements a visual is padded to. fact_names: list or None.
+        keys: the facts and vectors that batches carry. sentence: of prepared.json, how the texts' vectors were made, or
+            None.
         facts_complete: the facts are all that there is to know, as in a procedural world.
         ids_hash: sha256 of names and texts, which says what exactly was evaluated.
     """
 
-    def __init__(self, data: dict, tokenizer):
+    def __init__(self, data: dict, tokenizer, keys: Iterable[str] | None = None):
         root = pathlib.Path(data["root"])
         self.prepared = prepare.read(root)
         splits = self.prepared["splits"]
@@ -94,7 +111,9 @@ class Split:
         self.n_visuals, self.n_texts = len(self.names), len(self.texts)
         self.length = max(s["max_length"] for s in splits.values())
         self.frame_size, self.fact_names = data.get("frame_size") or FRAME_SIZE, self.prepared["facts"]
-        self.facts_complete = self.prepared["facts_complete"]
+        self.facts_complete, self.sentence = self.prepared["facts_complete"], self.prepared.get("sentence")
+        self.keys = _keys(self.prepared, root, keys)
+        self.most_texts = int(max(counts))
         self.tokens, self.token_mask = (np.stack(a) for a in zip(*map(tokenizer.encode, self.texts), strict=True))
         self.truncated = sum(tokenizer.n_tokens(t) > self.tokens.shape[1] for t in self.texts)
         identity = "\0".join([*self.names, *self.texts]).encode()
@@ -122,8 +141,10 @@ class Split:
             row["visual"], row["visual_mask"] = _pad(frames, self.length)
         if "boxes" in record:
             row["boxes"] = _pad(record["boxes"], self.length)[0]
-        if self.fact_names:
+        if "visual_facts" in self.keys:
             row["visual_facts"] = record["visual_facts"]
+        if "visual_caption_vecs" in self.keys:
+            row["visual_caption_vecs"] = _repeated(record["text_vectors"], self.most_texts)
         return row
 
     def text(self, t: int) -> dict[str, np.ndarray]:
@@ -144,8 +165,10 @@ class Split:
             owner = int(self.text_visual[i])
             record = self.record(owner)
             row = self.visual(owner, record) | row
-        if self.fact_names:
-            row["text_facts"] = record["text_facts"][self.text_within[i]] if view == "pairs" else self.facts()[1][i]
+        fields = {"text_facts": ("text_facts", self.facts), "caption_vec": ("text_vectors", self.vectors)}
+        for key, (field, of_all) in fields.items():
+            if key in self.keys:
+                row[key] = record[field][self.text_within[i]] if view == "pairs" else of_all()[1][i]
         return row
 
     def size(self, view: str) -> int:
@@ -160,6 +183,15 @@ class Split:
     def facts(self) -> tuple[np.ndarray, np.ndarray] | None:
         """`(visual_facts bool [V, K], text_facts bool [T, K])`; None where the data have none. Read once."""
         return self._facts if self.fact_names else None
+
+    @functools.cached_property
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        own = [self.record(i)["text_vectors"] for i in range(self.n_visuals)]
+        return np.stack([_repeated(vectors, self.most_texts) for vectors in own]), np.concatenate(own)
+
+    def vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """`(visual_caption_vecs float16 [V, K, E], caption_vec float16 [T, E])`; None without them. Read once."""
+        return self._vectors if self.sentence else None
 
     def thumbs(self, i: int) -> bytes | None:
         """A small JPEG of visual i for the report, where one was kept."""
@@ -245,6 +277,25 @@ def text_batches(tokenizer, texts: list[str], batch_size: int) -> Iterator[dict]
             "visual_id": part_ids,
             "valid": part_ids < len(texts),
         }
+
+
+def _keys(prepared: dict, root, asked: Iterable[str] | None) -> set[str]:
+    """Those of `FACTS` and `VECTORS` that batches carry.
+
+    Raises:
+        ValueError: `asked` for what the data do not have.
+    """
+    has = (FACTS if prepared["facts"] else set()) | (VECTORS if prepared.get("sentence") else set())
+    asked = has if asked is None else set(asked)
+    if missing := sorted(asked - has):
+        again = "; prepare another folder with --sentence_encoder (config.data.options.sentence_encoder)"
+        raise ValueError(f"{root} has no {' and no '.join(missing)}{again if VECTORS & set(missing) else ''}")
+    return asked
+
+
+def _repeated(vectors: np.ndarray, count: int) -> np.ndarray:
+    """`[n, E]` → `[count, E]` by repeating the first, which changes no maximum over them, as zeros might."""
+    return vectors[np.where(np.arange(count) < len(vectors), np.arange(count), 0)]
 
 
 def _pad(array: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

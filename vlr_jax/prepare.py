@@ -6,28 +6,26 @@ The folder appears whole or not at all: it is written under another name and ren
 docs/datasets.md describes what lies in it.
 """
 
-import contextlib
 import hashlib
 import inspect
 import json
 import os
 import pathlib
 import shutil
-import signal
-import socket
 import sys
-import threading
 
 import numpy as np
+import tqdm
 from absl import app, flags
 
 import vlr_jax
-from vlr_jax import records
+from vlr_jax import files, records, sentence
 from vlr_jax.resolve import resolve
 
 FORMAT = 1
 PATHS = ("captions", "features", "media")  # options that name files: remembered by name, compared by content
 NOT_OPTIONS = {"self", "source", "strict", "progress", "tfds_arguments"}
+LARGE = 1 << 28  # bytes of raw files, from which on comparing them takes long enough for a bar
 MOST_SOURCES = 100  # more raw files than these are remembered as one line
 
 
@@ -43,34 +41,57 @@ def _options(dataset: str, builder_class, options: dict) -> dict:
     parameters = inspect.signature(builder_class.__init__).parameters
     defaults = {name: p.default for name, p in parameters.items() if name not in NOT_OPTIONS}
     if unknown := sorted(options.keys() - defaults.keys()):
-        raise ValueError(f"The dataset {dataset!r} has no option {', '.join(unknown)}; it has: {', '.join(defaults)}")
+        known = ", ".join([*defaults, "sentence_encoder"])
+        raise ValueError(f"The dataset {dataset!r} has no option {', '.join(unknown)}; it has: {known}")
     return defaults | options
 
 
-def _digests(files: list[pathlib.Path]) -> list[dict]:
-    """Name, size and sha256 of raw files; very many become one line."""
-    digests = []
-    for path in files:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        digests.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest})
-    if len(digests) <= MOST_SOURCES:
-        return digests
-    whole = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
-    return [{"name": f"{len(files)} files", "bytes": sum(d["bytes"] for d in digests), "sha256": whole}]
-
-
-def _identity(dataset: str, builder_class, source, options: dict) -> dict:
-    """What prepared.json says of the origin, `fingerprint` included."""
-    find = getattr(builder_class, "find_sources", None)  # a builder without it makes its data itself
-    files = find(source=source, **options) if find else []
+def by_name(options: dict) -> dict:
+    """Options as a prepared folder remembers them: files by their names alone."""
     named = {
         key: ",".join(pathlib.Path(part).name for part in str(value).split(","))
         for key, value in options.items()
         if key in PATHS and value is not None
     }
-    identity = {"dataset": dataset, "version": str(builder_class.VERSION), "options": options | named}
-    identity["sources"] = _digests(files)
+    if options.get("sentence_encoder"):
+        named["sentence_encoder"] = sentence.by_name(options["sentence_encoder"])
+    return options | named
+
+
+def _sha256(path: pathlib.Path, bar) -> str:
+    digest, buffer = hashlib.sha256(), bytearray(1 << 20)
+    with open(path, "rb", buffering=0) as file:
+        while n := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:n])
+            bar.update(n)
+    return digest.hexdigest()
+
+
+def _digests(paths: list[pathlib.Path], progress: bool) -> list[dict]:
+    """Name, size and sha256 of raw files; very many become one line.
+
+    The content, not the time of change: a copy of the same data is the same data. It takes some 6 % of the time of
+    preparing (benchmarks/prepare.py).
+    """
+    total = sum(path.stat().st_size for path in paths)
+    digests, silent = [], not progress or total < LARGE
+    with tqdm.tqdm(None, "comparing sources", total, unit="B", unit_scale=True, disable=silent, leave=False) as bar:
+        for path in paths:
+            digests.append({"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path, bar)})
+    if len(digests) <= MOST_SOURCES:
+        return digests
+    whole = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return [{"name": f"{len(paths)} files", "bytes": sum(d["bytes"] for d in digests), "sha256": whole}]
+
+
+def _identity(dataset: str, builder_class, source, options: dict, encoder: str | None, progress: bool) -> dict:
+    """What prepared.json says of the origin, `fingerprint` included."""
+    find = getattr(builder_class, "find_sources", None)  # a builder without it makes its data itself
+    paths = find(source=source, **options) if find else []
+    if encoder:  # without one, the identity is that of a folder made before there were any
+        paths, options = paths + sentence.sources(encoder, source), options | {"sentence_encoder": encoder}
+    identity = {"dataset": dataset, "version": str(builder_class.VERSION), "options": by_name(options)}
+    identity["sources"] = _digests(paths, progress)
     return identity | {"fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()}
 
 
@@ -97,50 +118,17 @@ def _same(root: pathlib.Path, identity: dict, strict: bool) -> dict:
     return content
 
 
-# ---- the temporary folder
+def _vectors(builder, encoder: str | None, source, folder: pathlib.Path, progress: bool) -> tuple[dict, dict | None]:
+    """`(split → its texts and their vectors, what prepared.json says of them)`; `({}, None)` without an encoder."""
+    if not encoder:
+        return {}, None
+    folder.mkdir()
+    texts = records.texts(builder)
+    vectors, about = sentence.write(encoder, texts, folder, source=source, progress=progress)
+    return {split: (texts[split], vectors[split]) for split in texts}, about
 
 
-def _remove_stale(root: pathlib.Path) -> None:
-    """Removes what killed preparations of this folder on this machine have left."""
-    start = f"{root.name}.partial-{socket.gethostname()}-"
-    for path in root.parent.glob("*"):
-        pid = path.name.removeprefix(start)
-        if not path.name.startswith(start) or not pid.isdecimal():
-            continue
-        try:
-            if int(pid) != os.getpid():
-                os.kill(int(pid), 0)
-                continue
-        except ProcessLookupError:
-            pass
-        except PermissionError:  # alive, another user's
-            continue
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _temporary(root: pathlib.Path):
-    """A folder beside `root` that is gone afterwards, however that comes, SIGTERM included."""
-
-    def stop(number, frame):
-        raise SystemExit(128 + number)
-
-    partial = root.parent / f"{root.name}.partial-{socket.gethostname()}-{os.getpid()}"
-    in_main = threading.current_thread() is threading.main_thread()  # only there signals can be handled
-    previous = signal.signal(signal.SIGTERM, stop) if in_main else None
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-    except OSError as error:
-        message = f"Preparing {root} failed: {error}. Nothing of it is left in {root.parent}."
-        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if in_main:
-            signal.signal(signal.SIGTERM, previous)
-
-
-def _content(builder, identity: dict, indexes: dict[str, records.Index]) -> dict:
+def _content(builder, identity: dict, indexes: dict[str, records.Index], vectors: dict | None) -> dict:
     """prepared.json."""
     features, frames = builder.info.features, max(index.frames for index in indexes.values())
     visual = features["visual"] if "visual" in features.keys() else None
@@ -157,6 +145,7 @@ def _content(builder, identity: dict, indexes: dict[str, records.Index]) -> dict
         "frames": {"count": frames, "size": list(sizes.pop()) if len(sizes) == 1 else None} if frames else None,
         "facts": builder.fact_names,
         "facts_complete": getattr(builder, "facts_complete", False),
+        "sentence": vectors,
         "has_thumbs": any(index.thumbs for index in indexes.values()),
         "quarantined": len(builder.quarantine),
         "notes": list(getattr(builder, "notes", [])),
@@ -172,7 +161,7 @@ def prepare(
         dataset: a file of `vlr_jax/data`, or `package.module:Builder`.
         root: the folder to make; parents are made too.
         source: the raw data, for datasets that have some.
-        options: the builder's options by name, plain JSON values.
+        options: the builder's options by name, plain JSON values; and `sentence_encoder`, see `sentence.KINDS`.
         strict: broken items are an error.
         progress: show bars.
 
@@ -187,19 +176,22 @@ def prepare(
     """
     root = pathlib.Path(root).absolute()
     builder_class = resolve("data", dataset)
-    options = _options(dataset, builder_class, options or {})
-    identity = _identity(dataset, builder_class, source, options)
+    options = dict(options or {})
+    encoder = options.pop("sentence_encoder", None)
+    options = _options(dataset, builder_class, options)
+    identity = _identity(dataset, builder_class, source, options, encoder, progress)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         return _same(root, identity, strict)
-    _remove_stale(root)
     parameters = inspect.signature(builder_class.__init__).parameters
     asked = {key: value for key, value in (("strict", strict), ("progress", progress)) if key in parameters}
-    with _temporary(root) as partial:
+    with files.temporary_folder(root) as partial:
         builder = builder_class(source=source, **options, **asked, data_dir=partial, file_format="array_record")
-        indexes = records.write(builder, partial, progress)
+        vectors, about = _vectors(builder, encoder, source, partial / "vectors", progress)
+        indexes = records.write(builder, partial, progress, vectors)
+        shutil.rmtree(partial / "vectors", ignore_errors=True)
         if strict and builder.quarantine:
             raise ValueError(f"{len(builder.quarantine)} broken items, the first: {builder.quarantine[0]}")
-        content = _content(builder, identity, indexes)
+        content = _content(builder, identity, indexes, about)
         (partial / "prepared.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         try:
             os.rename(partial, root)
@@ -246,6 +238,9 @@ def summary(content: dict, root) -> str:
         lines.append(f"  frames: up to {frames['count']} a visual, {size}")
     if facts:
         lines.append(f"  facts: {len(facts)}, such as {', '.join(facts[:3])}")
+    if vectors := content.get("sentence"):
+        origin = "".join(f", {key} {value}" for key, value in vectors["origin"].items())
+        lines.append(f"  sentence vectors: {vectors['encoder']}, {vectors['dim']} numbers{origin}")
     words = pathlib.Path(root, "words.json")
     if words.exists():
         lines.append(f"  vocabulary: {len(json.loads(words.read_text(encoding='utf-8'))['counts']):,} words of train")
@@ -266,6 +261,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("source", None, "The raw data: a folder or a file.")
     flags.DEFINE_string("features", None, "Precomputed features, looked for in --source first.")
     flags.DEFINE_string("media", None, "A folder or tar files (glob, commas), looked for in --source first.")
+    flags.DEFINE_string("sentence_encoder", None, f"Vectors of the texts, for graded relevance: {sentence.KINDS}.")
     flags.DEFINE_bool("strict", False, "Broken items are an error.")
     flags.DEFINE_multi_string("option", [], "key=value of the dataset's builder, the value as JSON or plain text.")
 
@@ -279,7 +275,8 @@ def _value(text: str):
 
 def _main(_) -> None:
     asked = flags.FLAGS
-    options = {key: asked[key].value for key in ("features", "media") if asked[key].value is not None}
+    keys = ("features", "media", "sentence_encoder")
+    options = {key: asked[key].value for key in keys if asked[key].value is not None}
     for option in asked.option:
         key, sign, value = option.partition("=")
         if not sign or key in options:

@@ -19,6 +19,36 @@ from vlr_jax import media
 from vlr_jax.text import split_words
 
 
+def texts(builder) -> dict[str, list[list[str]]]:
+    """Of each split the texts of each visual, before anything is written.
+
+    A builder's `texts(split)` gives them without making visuals; where it has none, all records are made for it.
+    """
+    read = getattr(builder, "texts", None)
+    return {
+        split: list(read(split)) if read else [record["text"] for _, record in examples]
+        for split, examples in builder._split_generators(None).items()
+    }
+
+
+def _with_vectors(examples, texts: list[list[str]], vectors: np.ndarray):
+    """Records with their rows of `vectors`.
+
+    Raises:
+        ValueError: a record has other texts than those that were encoded for it.
+    """
+    start, encoded = 0, iter(texts)
+    for key, record in examples:
+        own = next(encoded, [])
+        if record["text"] != own:
+            raise ValueError(f"the builder's texts(split) are not those of its records: {own}, {record['text']}")
+        end = start + len(own)
+        yield key, record | {"text_vectors": np.array(vectors[start:end])}
+        start = end
+    if start != len(vectors):
+        raise ValueError(f"the builder's texts(split) are not those of its records: {len(vectors)}, {start}")
+
+
 class Index:
     """What is known of a split's records without reading them, gathered while they are written.
 
@@ -68,7 +98,9 @@ def _quiet():
         logging.set_verbosity(level)
 
 
-def _write_splits(builder, indexes: dict[str, Index], progress: bool, dl_manager, download_config) -> None:
+def _write_splits(
+    builder, indexes: dict[str, Index], vectors: dict, progress: bool, dl_manager, download_config
+) -> None:
     """tensorflow-datasets' `_download_and_prepare`, but record by record into one file a split.
 
     Its own writer keeps a split in memory up to 1 GB and needs TensorFlow beyond that.
@@ -79,6 +111,8 @@ def _write_splits(builder, indexes: dict[str, Index], progress: bool, dl_manager
     splits = []
     for split, examples in builder._split_generators(dl_manager).items():
         index = indexes[split] = Index()
+        if vectors:
+            examples = _with_vectors(examples, *vectors[split])
         template = builder._get_filename_template(split_name=split)
         path = template.sharded_filepath(shard_index=0, num_shards=1)
         total = getattr(builder, "counts", {}).get(split)
@@ -105,13 +139,14 @@ def _write_splits(builder, indexes: dict[str, Index], progress: bool, dl_manager
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
 
 
-def write(builder, folder: pathlib.Path, progress: bool) -> dict[str, Index]:
+def write(builder, folder: pathlib.Path, progress: bool, vectors: dict | None = None) -> dict[str, Index]:
     """Writes all but prepared.json into an empty folder, and reads the ends of every split back.
 
     Args:
         builder: made with `data_dir=folder, file_format="array_record"`.
         folder: the folder.
         progress: show bars.
+        vectors: split → the texts of each visual, and their vectors float16 `[T, E]`, the field `text_vectors`.
 
     Returns:
         the index of each split.
@@ -121,7 +156,11 @@ def write(builder, folder: pathlib.Path, progress: bool) -> dict[str, Index]:
         ValueError: a split without records, or whatever the builder raises.
     """
     indexes: dict[str, Index] = {}
-    builder._download_and_prepare = functools.partial(_write_splits, builder, indexes, progress)
+    if vectors:
+        dim = next(iter(vectors.values()))[1].shape[1]
+        field = tfds.features.Tensor(shape=(None, dim), dtype=np.float16, encoding="bytes")
+        builder.info._features = tfds.features.FeaturesDict({**builder.info.features, "text_vectors": field})
+    builder._download_and_prepare = functools.partial(_write_splits, builder, indexes, vectors, progress)
     # Nothing is downloaded. (Making tensorflow-datasets' manager needs a package that it does not declare.)
     builder._make_download_manager = lambda **_: types.SimpleNamespace(downloaded_size=0)
     with _quiet():

@@ -14,6 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+# What each reads of a row beside `visual_id` and `row`.
+READS = {
+    "facts": ("visual_facts", "text_facts"),
+    "caption": ("visual_caption_vecs", "caption_vec"),
+    "caption_cosine": ("visual_caption_vecs", "caption_vec"),
+}
 Rows = Mapping[str, Any]
 Pairs = tuple[Float[Array, "v t"], Bool[Array, "v t"]]
 

@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from vlr_jax import chunks, monitors, ranking, relevance
+from vlr_jax.relevance import READS
 from vlr_jax.resolve import resolve
 
 # Direction → the axis of its candidates.
@@ -154,6 +155,7 @@ class Terms:
             raise ValueError("config.losses is empty: name at least one term, for example dict(triplet_hard={}).")
         self.terms = [Term.from_config(key, term) for key, term in dict(losses).items()]
         self.relevance = _relevance({"name": "identity"} if relevance is None else relevance)
+        self.reads = READS.get(self.relevance.__name__, ())
         self.graded = self.relevance.__name__ not in monitors.BINARY
         self.query_chunk = query_chunk
         self.counters = {term.key: term.pairs() for term in self.terms if query_chunk}

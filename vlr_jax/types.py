@@ -16,6 +16,8 @@ Batch keys (leading axis B; `pipeline.check` refuses any other):
 | `text`, `text_mask` | int32 `[B, L]`, bool `[B, L]` | tokens |
 | `visual_id`, `text_id` | int32 `[B]` | identity; rows of one `visual_id` are both positives |
 | `visual_facts`, `text_facts` | bool `[B, K]`, optional | what is true in the visual / said by the text |
+| `caption_vec` | float `[B, E]`, optional | the text's sentence vector: of unit length, or zero |
+| `visual_caption_vecs` | float `[B, K, E]`, optional | those of the visual's own texts; the first again if fewer |
 | `valid` | bool `[B]` | False = padding row |
 """
 

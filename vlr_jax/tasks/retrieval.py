@@ -16,6 +16,10 @@ class Task:
         model: a retrieval model (`encode_visual`, `encode_text`, `similarity`, `regularisers`, `temperature`).
         config: the completed config; reads `losses`, `relevance`, `regularisers`, `query_chunk`, `encode_chunk`.
 
+    Attributes:
+        view: of the pipeline, what a batch's row is.
+        reads: those facts and sentence vectors that a batch must carry.
+
     Raises:
         ValueError: unknown loss, knob, relevance or key in config.
     """
@@ -25,6 +29,7 @@ class Task:
     def __init__(self, model, config: dict):
         self.model = model
         self.terms = terms.Terms(config["losses"], config["relevance"], config["query_chunk"])
+        self.reads = self.terms.reads
         self.regularisers = dict(config["regularisers"])
         self.encode_chunk = config["encode_chunk"]
 
