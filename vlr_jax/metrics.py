@@ -129,9 +129,21 @@ def kendall_tau(scores: Float32[np.ndarray, "q c"], relevance: Float[np.ndarray,
     scores count as equal and last. 0 where all scores are equal; NaN where all relevances are, since no order could be
     right.
     """
-    step = max(1, 2**16 // scores.shape[1])  # rows at once: the temporaries stay in cache
-    parts = [_tau(scores[i : i + step], relevance[i : i + step]) for i in range(0, len(scores), step)]
-    return np.concatenate(parts)
+    agreement, pairs, tied_score, tied_grade = _agreement(scores, relevance)
+    scale = np.sqrt((pairs - tied_score).astype(float)) * np.sqrt((pairs - tied_grade).astype(float))
+    return np.where(tied_grade == pairs, np.nan, agreement / np.where(scale > 0, scale, 1.0))
+
+
+def kendall_tau_c(scores: Float32[np.ndarray, "q c"], relevance: Float[np.ndarray, "q c"]) -> Float[np.ndarray, " q"]:
+    """Kendall's tau-c (Stuart 1953) per row: 2 (C − D) / (c² (m − 1) / m), m = the fewer of distinct scores and grades.
+
+    For a scale of few grades, where tau-b cannot reach 1. NaN and rows of equals as in `kendall_tau`.
+    """
+    agreement, pairs, _, tied_grade = _agreement(scores, relevance)
+    order = _order_preserving(scores)
+    fewer = np.array([min(len(np.unique(s)), len(np.unique(r))) for s, r in zip(order, relevance, strict=True)])
+    scale = scores.shape[1] ** 2 * (fewer - 1) / fewer
+    return np.where(tied_grade == pairs, np.nan, 2 * agreement / np.where(scale > 0, scale, 1.0))
 
 
 def expected_under_ties(
@@ -219,16 +231,23 @@ def expected_ndcg_at(
     return np.where(ideal > 0, total / np.where(ideal > 0, ideal, 1.0), 0.0)
 
 
-def _tau(scores: np.ndarray, relevance: np.ndarray) -> np.ndarray:
+def _agreement(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Per row C − D, concordant less discordant pairs; then all pairs, those of equal score, those of equal grade."""
+    step = max(1, 2**16 // scores.shape[1])  # rows at once: the temporaries stay in cache
+    spans = [slice(i, i + step) for i in range(0, len(scores), step)]
+    counts = (np.concatenate(part) for part in zip(*(_pairs(scores[s], relevance[s]) for s in spans), strict=True))
+    agreement, tied_score, tied_grade = counts
+    return agreement, scores.shape[1] * (scores.shape[1] - 1) // 2, tied_score, tied_grade
+
+
+def _pairs(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     grades = np.searchsorted(np.unique(relevance), relevance)
     # One integer that sorts by score, then by grade: sorting it beats any argsort, and ties make no inversions.
     key = np.sort(_order_preserving(scores) << 32 | grades, axis=1)
     ordered = key & 0xFFFFFFFF
     tied_score, tied_both, tied_grade = map(_equal_pairs, (key >> 32, key, np.sort(grades, axis=1)))
     pairs = scores.shape[1] * (scores.shape[1] - 1) // 2
-    concordant_less_discordant = pairs - tied_score - tied_grade + tied_both - 2 * _inversions(ordered)
-    scale = np.sqrt((pairs - tied_score).astype(float)) * np.sqrt((pairs - tied_grade).astype(float))
-    return np.where(tied_grade == pairs, np.nan, concordant_less_discordant / np.where(scale > 0, scale, 1.0))
+    return pairs - tied_score - tied_grade + tied_both - 2 * _inversions(ordered), tied_score, tied_grade
 
 
 def _order_preserving(scores: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ PROTOCOLS = {
     "coco-1k-5fold": Protocol(5000, 5, folds=5, about="MS-COCO test, Karpathy split, mean of five folds of 1000"),
 }
 NONE = "none"
+GROUPS = {"coco": ("coco-5k", "coco-1k-5fold")}  # one name for several protocols on the same data
 
 
 def check(name: str | None, visuals: int, texts: int, texts_per_visual) -> None:

@@ -125,6 +125,11 @@ def encode_all(encode, variables, batches, *, mesh: Mesh | None = None, progress
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
+def finite(encoded: Encoded) -> bool:
+    """Whether every number of the encodings is one."""
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(encoded) if leaf.dtype.kind != "b")
+
+
 @functools.lru_cache(16)
 def _similarity(similarity, mesh: Mesh):
     def sim(variables, visual, text):
