@@ -158,6 +158,29 @@ class Checkpoints:
                     return {"params": items[params], **items["collections"]}, meta
         raise FileNotFoundError(f"no readable checkpoint in {self.latest.directory}; train first")
 
+    def variables(self, warn=print) -> dict:
+        """`{"params": …, **collections}` as `restore_params` finds them, without the model that they are of.
+
+        Raises:
+            FileNotFoundError: there is no readable checkpoint.
+        """
+        for manager in (self.best, self.latest):
+            for step in sorted(manager.all_steps(), reverse=True):
+                try:
+                    metadata = manager.item_metadata(step)
+                    stored = {name: _stored(metadata.get(name)) for name in ("params", "collections", "averaged")}
+                except UNREADABLE as error:
+                    warn(_skipped(manager, step, error))
+                    continue
+                params = "averaged" if manager is self.latest and stored["averaged"] else "params"
+                abstract = TrainState(None, stored["params"], stored["collections"], {}, stored["averaged"])
+                here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                places = jax.tree.map(lambda _: here, abstract)  # noqa: B023
+                if found := self._load(manager, step, (params, "collections"), abstract, places, warn):
+                    items, _ = found
+                    return {"params": items[params], **items["collections"]}
+        raise FileNotFoundError(f"no readable checkpoint in {self.latest.directory}; train first")
+
     def meta(self, warn=print) -> dict:
         """The meta of the step that `restore_params` would give. Raises as it does."""
         for manager in (self.best, self.latest):
@@ -197,6 +220,12 @@ class Checkpoints:
             warn(_skipped(manager, step, error))
             return None
         return items, meta
+
+
+def _stored(item) -> dict:
+    """The shapes of an item's metadata; {} where it was not saved."""
+    tree = getattr(item, "tree", item) or {}
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 class OtherModel(ValueError):

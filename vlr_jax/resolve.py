@@ -11,6 +11,7 @@ WORD = {
     "models": "Model",
     "data": "Builder",
     "evaluators": "Evaluator",
+    "pretrained": "load",
 }
 
 

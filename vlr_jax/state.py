@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vlr_jax import sharding
@@ -42,22 +43,43 @@ def shardings(task, batch, tx: optax.GradientTransformation, mesh, rules, seed: 
     abstract = jax.eval_shape(init, batch)
     params = sharding.param_shardings(rules, abstract.params, mesh)
     everywhere = sharding.replicated(mesh)
+    # With rules, each group's moments have a hole (MaskedNode) at every parameter of another group.
+    hole = lambda leaf: isinstance(leaf, optax.MaskedNode)
     opt_state = optax.tree_map_params(
-        tx, lambda _, s: s, abstract.opt_state, params, transform_non_params=lambda _: everywhere
+        tx,
+        lambda leaf, place: leaf if hole(leaf) else place,
+        abstract.opt_state,
+        params,
+        transform_non_params=lambda _: everywhere,
+        is_leaf=hole,
     )
     collections = jax.tree.map(lambda _: everywhere, abstract.collections)
     averaged = params if average else {}
     return abstract, TrainState(everywhere, params, collections, opt_state, averaged)
 
 
-def create(task, batch, tx: optax.GradientTransformation, state_shardings: TrainState, seed: int) -> TrainState:
-    """The initial state, each array born on the devices that hold it."""
+def create(
+    task, batch, tx: optax.GradientTransformation, state_shardings: TrainState, seed: int, given: dict | None = None
+) -> TrainState:
+    """The initial state, each array born on the devices that hold it.
+
+    `given`: path in the variables (`params/words/embedding`) → array to begin with instead of a random one.
+    """
     average = bool(jax.tree.leaves(state_shardings.averaged))
-    return jax.jit(lambda b: _create(task, b, tx, seed, average), out_shardings=state_shardings)(batch)
+    jitted = jax.jit(lambda b, s, given: _create(task, b, tx, s, average, given), out_shardings=state_shardings)
+    return jitted(batch, seed_number(seed), given or {})
 
 
-def _create(task, batch, tx, seed, average) -> TrainState:
+def seed_number(seed: int) -> np.int32:
+    """A seed as an argument of a compiled function; `jax.random.key` of it is that of the seed itself."""
+    return np.int64(seed).astype(np.int32)
+
+
+def _create(task, batch, tx, seed, average, given=None) -> TrainState:
     variables = dict(task.init(jax.random.key(seed), batch))
+    if given:
+        begin = lambda path, leaf: given.get(sharding.path_name(path), leaf).astype(leaf.dtype)
+        variables = jax.tree_util.tree_map_with_path(begin, variables)
     params = variables.pop("params")
     averaged = jax.tree.map(jnp.copy, params) if average else {}
     return TrainState(jnp.zeros((), jnp.int32), params, variables, tx.init(params), averaged)
