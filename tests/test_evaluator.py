@@ -32,6 +32,11 @@ class Split:
     def facts(self):
         return self._facts
 
+    name, sentence, _vectors = "val", {"encoder": "by hand", "dim": 4, "origin": {}}, None
+
+    def vectors(self):
+        return self._vectors
+
     def epoch(self, view, batch_size):
         rows, key = self.rows[view], view.removesuffix("s")
         for start in range(0, len(rows), batch_size):
@@ -99,7 +104,9 @@ def test_examples():
     split.rows["texts"] = split.rows["texts"].copy()
     split.rows["texts"][30] *= -1  # a text of visual 10 that points away from it
     shown = evaluator(split, examples=2).result(VARIABLES)["examples"]
-    assert [e["kind"] for e in shown] == ["best", "best", "worst", "worst"]
+    assert [(e["direction"], e["kind"]) for e in shown[::2]] == [
+        (direction, kind) for direction in ("t2v", "v2t") for kind in ("best", "worst", "sample")
+    ]
     worst, best = shown[2], shown[0]
     assert worst["query"] == "text 30" and worst["rank"] == 20 and worst["direction"] == "t2v"
     assert best["rank"] == 1 and len(best["retrieved"]) == 5
@@ -109,8 +116,22 @@ def test_examples():
     assert not any(hit["right"] for hit in worst["retrieved"])
     scores = [hit["score"] for hit in worst["retrieved"]]
     assert scores == sorted(scores, reverse=True)
-    assert len({e["query"] for e in shown}) == 4
+    assert len({e["query"] for e in shown[:4]}) == 4
+    assert [e["text"] for e in shown[4:6]] == [15, 45] and [e["visual"] for e in shown[10:]] == [5, 15]
+    assert [hit["right"] for hit in shown[6]["retrieved"]] == [True, True, True, False, False]
+    assert shown[8]["query"].startswith("visual") and shown[8]["rank"] == 1  # visual 10 by another of its texts
+    assert not any("grade" in hit for e in shown for hit in e["retrieved"])
     assert evaluator(split, examples=0).result(VARIABLES)["examples"] == []
+
+
+def test_the_sample_does_not_depend_on_the_model():
+    made = evaluator(noisy())
+    other = {"matrix": np.roll(np.eye(8, dtype=np.float32), 1, axis=0)}
+    one, two = (
+        [(e["direction"], e["query"]) for e in made.result(v)["examples"] if e["kind"] == "sample"]
+        for v in (VARIABLES, other)
+    )
+    assert one == two and len(one) == 10
 
 
 def test_collapsed_model():
@@ -173,9 +194,14 @@ def graded(split):
     return expected
 
 
-def test_graded_metrics():
+@pytest.fixture(scope="module")
+def graded_result():
     split = noisy(facts=True)
-    result = evaluator(split, ndcg_at=4).result(VARIABLES)
+    return split, evaluator(split, ndcg_at=4).result(VARIABLES)
+
+
+def test_graded_metrics(graded_result):
+    split, result = graded_result
     for name, value in graded(split).items():
         assert result["metrics"][name] == pytest.approx(value, abs=1e-6)
         assert result["oracle"][name] >= value > 0
@@ -183,8 +209,55 @@ def test_graded_metrics():
     assert result["oracle"].keys() == result["chance"].keys() == result["metrics"].keys()
     ungraded = evaluator(split, relevance="identity").result(VARIABLES)
     assert "v2t_tau" not in ungraded["metrics"] and ungraded["oracle"].keys() == ungraded["metrics"].keys()
-    with pytest.raises(ValueError, match="expected facts or identity"):
+    with pytest.raises(ValueError, match="expected facts, caption, caption_cosine or identity"):
         evaluator(split, relevance="diagonal")
+
+
+def test_graded_by_sentence_vectors():
+    split, rng, name = noisy(), np.random.default_rng(2), "caption_cosine"
+    vectors = rng.standard_normal((40, 3, 4)).astype(np.float16), rng.standard_normal((80, 4)).astype(np.float16)
+    with pytest.raises(ValueError, match="relevance 'caption_cosine' .* needs sentence vectors, which split 'val'"):
+        evaluator(split, relevance=name)
+    split._vectors = vectors
+    result = evaluator(split, relevance=name, ndcg_at=4).result(VARIABLES)
+    assert result["relevance"] == {"name": name, "origin": {"encoder": "by hand", "dim": 4, "origin": {}}}
+    visual = {"visual_id": np.arange(40), "visual_caption_vecs": vectors[0]}
+    text = {"visual_id": split.text_visual, "caption_vec": vectors[1]}
+    grade = np.asarray(relevance.named(name)(visual, text)[0])
+    scores = split.rows["visuals"] @ split.rows["texts"].T
+    for direction, axis in (("v2t", 1), ("t2v", 0)):
+        ndcg = float(np.mean(metrics.ndcg_at(scores, grade, k=4, axis=axis)))
+        rows, grades = (scores, grade) if axis == 1 else (scores.T, grade.T)
+        assert result["metrics"][f"{direction}_NDCG@4"] == pytest.approx(ndcg, abs=1e-6)
+        tau = float(np.nanmean(metrics.kendall_tau(rows, grades)))
+        assert result["metrics"][f"{direction}_tau"] == pytest.approx(tau, abs=1e-6)
+        chance = np.mean([metrics.ndcg_at(rng.random(grade.shape), grade, k=4, axis=axis).mean() for _ in range(60)])
+        assert result["chance"][f"{direction}_NDCG@4"] == pytest.approx(chance, abs=0.02)
+    assert result["oracle"] is None and result["chance"].keys() == result["metrics"].keys()
+    assert all(hit["right"] == (hit["grade"] == 1) for e in result["examples"] for hit in e["retrieved"])
+
+
+def test_facts_beside_sentence_vectors(graded_result):
+    """The oracle knows facts: no bound for grades of another kind."""
+    split, by_facts = graded_result
+    split._vectors = np.ones((40, 1, 4), np.float16), np.ones((80, 4), np.float16)
+    result = evaluator(split, relevance="caption").result(VARIABLES)
+    assert by_facts["relevance"] == {"name": "facts", "origin": {"facts": 12, "complete": True}}
+    assert result["metrics"].keys() - result["oracle"].keys() == {
+        f"{d}_{m}" for d in ("v2t", "t2v") for m in ("NDCG@10", "tau")
+    }
+
+
+def test_examples_are_graded_where_grades_are_known(graded_result):
+    split, result = graded_result
+    for example in result["examples"]:
+        for hit in example["retrieved"]:
+            v, t = (
+                (hit["visual"], example["text"]) if example["direction"] == "t2v" else (example["visual"], hit["text"])
+            )
+            share = float(relevance.fact_share(split.facts()[0][[v]], split.facts()[1][[t]])[0, 0])
+            assert hit["right"] == (hit["grade"] == 1.0) == (split.text_visual[t] == v)
+            assert hit["right"] or hit["grade"] == pytest.approx(share, abs=1e-6)
 
 
 def test_oracle_against_drawn_orders():
@@ -217,7 +290,7 @@ def test_folds_reproduce_the_official_means(monkeypatch):
     names = [f"{d}_{n}" for d in ("v2t", "t2v") for n in ("R@1", "R@5", "R@10", "medR", "meanR")] + ["rsum"]
     np.testing.assert_allclose([result["metrics"][n] for n in names], GOLDEN["n200_fold5/mean_metrics"], rtol=1e-12)
     assert result["chance"]["t2v_R@1"] == pytest.approx(100 / 40)  # of the 40 candidates of a fold
-    assert {hit["visual"] < 40 for e in result["examples"] for hit in e["retrieved"]} == {True}
+    assert {hit["visual"] < 40 for e in result["examples"] for hit in e["retrieved"] if "visual" in hit} == {True}
 
 
 def test_protocol_counts_are_asserted():

@@ -1,4 +1,4 @@
-"""The report: what the page holds, what it leaves out, and that it needs nothing from outside."""
+"""The pages, of a run and of two: what they hold, what they leave out, and that they need nothing from outside."""
 
 import html.parser
 import json
@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from vlr_jax import curves, report
+from vlr_jax import compare, curves, page, report
 
 JPEG, PNG = b"\xff\xd8\xff\xe0 a jpeg", b"\x89PNG\r\n\x1a\n a png"
 NAMES = ("v2t_R@1", "v2t_R@5", "v2t_R@10", "v2t_medR", "v2t_meanR", "v2t_NDCG@10", "v2t_tau", "v2t_mAP@R")
@@ -53,8 +53,10 @@ def result(**changes) -> dict:
     } | changes
 
 
-def workdir(tmp_path, *, results=None, points=3, tail=""):
+def workdir(tmp_path, *, results=None, points=3, tail="", selected="val/rsum (split val)", **changes):
     config = {"steps": 30, "model": {"name": "two_tower"}, "losses": {"hard": {"name": "triplet_hard", "margin": 0.2}}}
+    config |= changes
+    tmp_path.mkdir(exist_ok=True)
     lines = []
     for step in range(10, 10 * points + 1, 10):
         train = {"loss": 1 / step, "loss/hard/t2v": 0.2, "lr": 1e-3, "grad_norm": 1.0, "batch/positive": 0.5}
@@ -63,7 +65,8 @@ def workdir(tmp_path, *, results=None, points=3, tail=""):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
     if results:
-        (tmp_path / "result.json").write_text(json.dumps({"step": 20, "evals": results}))
+        found = {"step": 20, "selected_on": selected, "evals": results}
+        (tmp_path / "result.json").write_text(json.dumps(found))
     return tmp_path
 
 
@@ -75,7 +78,7 @@ def thumb(name, position):
 def test_page_of_a_finished_run(tmp_path):
     path = report.write(workdir(tmp_path, results={"test": result()}), thumbs=thumb)
     assert path == tmp_path / "report.html"
-    page = Page(path)
+    shown = Page(path)
     for part in (
         f"{tmp_path.name} finished",
         "step 30 of 30",
@@ -96,7 +99,7 @@ def test_page_of_a_finished_run(tmp_path):
         "a <script>alert('x')</script> & dog",
         "1. 0.750",
     ):
-        assert part in page.text, part
+        assert part in shown.text, part
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", path.read_text())
     assert titles[:3] == ["Training loss", "Sum of recalls (rsum)", "val: recall, %"]
     assert {"Learning rate", "Norms", "Similarities in the batch"} <= set(titles)
@@ -104,11 +107,13 @@ def test_page_of_a_finished_run(tmp_path):
 
 
 def test_everything_is_escaped_and_nothing_comes_from_outside(tmp_path):
-    page = Page(report.write(workdir(tmp_path, results={"test": result()}), thumbs=thumb))
-    kinds = {tag for tag, _ in page.tags}
-    assert not kinds & {"script", "link", "iframe", "object"} and ("b", {}) in page.tags
+    shown = Page(report.write(workdir(tmp_path, results={"test": result()}), thumbs=thumb))
+    kinds = {tag for tag, _ in shown.tags}
+    assert not kinds & {"script", "link", "iframe", "object"} and ("b", {}) in shown.tags
     assert "<b>cat</b>" not in (tmp_path / "report.html").read_text()
-    sources = [attributes[key] for _, attributes in page.tags for key in ("src", "href", "srcset") if key in attributes]
+    sources = [
+        attributes[key] for _, attributes in shown.tags for key in ("src", "href", "srcset") if key in attributes
+    ]
     assert sources and all(re.match(r"data:image/(jpeg|png|svg\+xml);base64,", source) for source in sources)
     assert not re.search(r"https?://|url\(|@import", (tmp_path / "report.html").read_text())
 
@@ -117,6 +122,7 @@ def test_right_answers_are_marked_and_missing_thumbnails_are_names(tmp_path):
     text = report.write(workdir(tmp_path, results={"test": result()}), thumbs=thumb).read_text()
     items = re.findall(r"<li.*?</li>", text, re.DOTALL)[:3]
     assert "image/jpeg" in items[0] and 'class="right"' in items[0] and "✓ right" in items[0]
+    assert "graded" not in items[0] and "Colour and number" not in text
     assert "image/png" in items[1] and "right" not in items[1]
     assert "<img" not in items[2] and "<span>bird.png</span>" in items[2]
 
@@ -124,34 +130,178 @@ def test_right_answers_are_marked_and_missing_thumbnails_are_names(tmp_path):
 def test_queries_by_a_visual_show_texts(tmp_path):
     found = [{"visual": 8, "name": "a cat", "score": 0.5, "right": True}]
     example = {"query": "cat.jpg", "visual": 7, "direction": "v2t", "rank": 1, "kind": "best", "retrieved": found}
-    page = Page(report.write(workdir(tmp_path, results={"test": result(examples=[example])}), thumbs=thumb))
-    assert "Best queries on test, visual → text" in page.text and "a cat" in page.text and "Worst" not in page.text
-    assert sum("image/jpeg" in a.get("src", "") for t, a in page.tags) == 1
-    assert not any("image/png" in a.get("src", "") for t, a in page.tags)
+    shown = Page(report.write(workdir(tmp_path, results={"test": result(examples=[example])}), thumbs=thumb))
+    assert "Queries on test" in shown.text and "Best, visual → text" in shown.text
+    assert "a cat" in shown.text and "Worst" not in shown.text
+    assert sum("image/jpeg" in a.get("src", "") for t, a in shown.tags) == 1
+    assert not any("image/png" in a.get("src", "") for t, a in shown.tags)
+
+
+def test_grades_colour_what_was_retrieved(tmp_path):
+    found = [
+        {"visual": 7, "name": "dog", "score": 0.75, "right": False, "grade": 0.25},
+        {"visual": 8, "name": "cat", "score": 0.5, "right": True, "grade": 1.0},
+        {"visual": 9, "name": "cats", "score": 0.25, "right": False, "grade": 1 - 2**-24},
+    ]
+    example = {"query": "a cat", "direction": "t2v", "rank": 2, "kind": "sample", "retrieved": found}
+    folder = workdir(tmp_path, results={"test": result(examples=[example])}, points=1)
+    text = report.write(folder, thumbs=thumb).read_text()
+    items = re.findall(r"<li.*?</li>", text, re.DOTALL)
+    shown = ((0.25, "<b>0.25</b>"), (1.0, "<b>1.00 ✓ right</b>"), (1.0, "<b>0.99</b>"))
+    for item, (grade, words) in zip(items, shown, strict=True):
+        assert f"--grade: {page.shade(grade)[0]}" in item and words in item
+    assert "the share of the text&#39;s facts that are true in the visual" in text and "Sample, text → visual" in text
+    evals = {"test": {"relevance": "caption"}}
+    caption = workdir(tmp_path, results={"test": result(examples=[example])}, points=1, evals=evals)
+    assert "own captions" in report.write(caption, thumbs=thumb).read_text()
+    origin = {"name": "caption_cosine", "origin": {"encoder": "tfidf:8", "dim": 8}}
+    told = workdir(tmp_path, results={"test": result(examples=[example], relevance=origin)}, points=1)
+    assert (
+        "the best cosine of" in (text := report.write(told, thumbs=thumb).read_text()) and "vectors of tfidf:8" in text
+    )
+
+
+def test_shades_darken_steadily_and_words_on_them_are_readable():
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+    shades = [page.shade(grade) for grade in np.linspace(0, 1, 101)]
+    light = [luminance(colour) for colour, _ in shades]
+    assert np.all(np.diff(light) < 0) and light[0] > 0.9 and light[-1] < 0.02
+    for (_, ink), ground in zip(shades, light, strict=True):
+        levels = sorted((luminance(ink), ground))
+        assert (levels[1] + 0.05) / (levels[0] + 0.05) >= 4.5  # WCAG AA
+    assert page.shade(-1) == page.shade(0) and page.shade(7) == page.shade(1)
+
+
+def test_selected_on_test_is_a_badge(tmp_path):
+    shown = Page(report.write(workdir(tmp_path, results={"test": result()}, points=1), thumbs=thumb))
+    assert "selected on val/rsum (split val)" in shown.text and "selected on test" not in shown.text
+    folder = workdir(
+        tmp_path, results={"test": result()}, points=3, selected="selected on test: test/rsum (split test)"
+    )
+    shown = Page(report.write(folder, thumbs=thumb))
+    assert f"{tmp_path.name} finished selected on test step" in shown.text
+    assert ("span", {"class": "badge warning"}) in shown.tags and "selected on test/rsum (split test)" in shown.text
+
+
+def test_metrics_of_no_direction_are_shown(tmp_path):
+    metrics = {"expert_tau_b": 0.5123, "coverage": 12.0}
+    found = result(metrics=metrics, oracle={"expert_tau_b": 0.75}, chance=None, examples=[])
+    shown = Page(report.write(workdir(tmp_path, results={"human": found}, points=1), thumbs=thumb))
+    assert "model oracle expert_tau_b 0.512 0.750 coverage 12.0 –" in shown.text
+
+
+def two(tmp_path, a, b, *, points=1, **changes):
+    """What the page and the printed table say of two runs, and the warnings; `changes` are b's."""
+    one = workdir(tmp_path / "a", results=a, points=points, batch_size=16)
+    other = workdir(tmp_path / "b", results=b, points=points, **changes)
+    runs = compare.read(one, other)
+    shown = Page(compare.write(*runs, tmp_path / "compare.html"))
+    return shown, compare.table(*runs), compare.warnings(*runs)
+
+
+def sampled(rank, name, **changes):
+    found = [{"visual": 7, "name": name, "score": 0.75, "right": False, "grade": 0.5}]
+    example = {"query": "a <u>cat</u>", "text": 3, "direction": "t2v", "rank": rank, "kind": "sample"}
+    return example | {"retrieved": found} | changes
+
+
+def test_two_runs(tmp_path):
+    better = result()["metrics"] | {"rsum": 170.5, "t2v_medR": 3.0, "v2t_NDCG@10": 12.125}
+    alone = sampled(1, "only in one", kind="best", query="another")
+    one, other = (
+        result(finite=True, examples=[sampled(1, "of a"), alone]),
+        result(finite=True, examples=[sampled(20, "of b")], metrics=better),
+    )
+    shown, printed, warned = two(tmp_path, {"test": one}, {"test": other}, points=3, seed=1, batch_size=8)
+    for part in (
+        "A a B b",
+        "model two_tower two_tower",
+        "rsum, all recalls together A 161.2 B 170.5 ▲ +9.2",
+        "text → visual A 41.5 41.5 41.5 41.5",
+        "B − A 0.0 0.0 0.0 ▲ −38.5 0.0 0.000",
+        "▼ −0.125",
+        "Configuration that differs",
+        "seed – 1",
+        "a step is 16 pairs in A and 8 in B",
+        "Training loss · total",
+        "val: recall, % · t2v R@1",
+        "a <u>cat</u> A right answer at rank 1 of a 0.50 1. 0.750 B right answer at rank 20 of b 0.50",
+        "No pictures",
+    ):
+        assert part in shown.text, part
+    assert "only in one" not in shown.text and "model.name" not in shown.text and not warned
+    assert re.search(r"rsum +161.2 +170.5 +\+9.2", printed) and "WARNING" not in printed
+    sources = [attributes["src"] for _, attributes in shown.tags if "src" in attributes]
+    assert sources and all(source.startswith("data:image/") for source in sources)
+    assert not {"script", "link", "u"} & {tag for tag, _ in shown.tags}
+
+
+def test_two_runs_that_do_not_compare(tmp_path):
+    one = {"test": result(finite=True, examples=[sampled(1, "of a")]), "val": result()}
+    other = result(ids="f" * 64, protocol="flickr8k-testA", visuals=500, texts=2500, examples=[sampled(1, "of b")])
+    evals = {"test": {"data": {"split": "testA"}, "relevance": "caption"}}
+    selected = "selected on test: test/rsum (split testA)"
+    shown, printed, warned = two(tmp_path, one, {"test": other}, selected=selected, evals=evals)
+    for part in (
+        "B is selected on test, by test/rsum (split testA)",
+        "picked in different ways: A by val/rsum (split val), B by test/rsum",
+        "only A has the evaluation val",
+        "test: other candidates (A 1,000 visuals, 5,000 texts; B 500 visuals",
+        "protocol flickr8k-1k in A, flickr8k-testA in B",
+        "split None in A, testA in B",
+        "facts in A, caption in B",
+        "scores of B are not numbers",
+    ):
+        assert any(part in words for words in warned) and part in shown.text and part in printed, part
+    assert "not comparable" in shown.text and "The same queries" not in shown.text
+    assert not re.search(r"[▲▼] [+−]", shown.text)
+
+
+def test_evaluations_of_other_names_and_one_set_of_ids_belong_together(tmp_path):
+    other = result(finite=True, metrics={"expert_tau_b": 0.5}, oracle=None, chance=None)
+    shown, _, warned = two(tmp_path, {"test": result(finite=True)}, {"human": other, "testA": result(finite=True)})
+    assert "Results on test and testA" in shown.text and warned == ["only B has the evaluation human"]
+
+
+def test_two_runs_without_results_and_what_is_no_run(tmp_path, capsys):
+    shown, _, warned = two(tmp_path, None, None)
+    assert len(warned) == 2 and "Results" not in shown.text
+    a, b = (str(tmp_path / name) for name in "ab")
+    assert compare.main([a, b, "--output", str(tmp_path / "again.html")]) == 0
+    assert "again.html" in capsys.readouterr().out and (tmp_path / "again.html").exists()
+    assert compare.main([a, a]) == 2 and "the same run; name two" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert compare.main([a, str(tmp_path / "empty")]) == 2 and "holds no run" in capsys.readouterr().err
+    (tmp_path / "x").mkdir()
+    assert [run.name for run in compare.read(a, workdir(tmp_path / "x" / "a"))] == [f"{tmp_path.name}/a", "x/a"]
 
 
 def test_sections_without_numbers_are_left_out(tmp_path):
     bare = result(oracle=None, chance=None, examples=[], tied={}, protocol=None)
-    page = Page(report.write(workdir(tmp_path, results={"test": bare}, points=1), thumbs=thumb))
-    for absent in ("oracle", "chance", "Best queries", "Worst queries", "Curves", "tied", "protocol"):
-        assert absent not in page.text
-    assert "unfinished" in page.text and "41.5" in page.text
+    shown = Page(report.write(workdir(tmp_path, results={"test": bare}, points=1), thumbs=thumb))
+    for absent in ("oracle", "chance", "Queries on", "Best,", "Worst,", "Curves", "tied", "protocol"):
+        assert absent not in shown.text
+    assert "unfinished" in shown.text and "41.5" in shown.text
     (tmp_path / "result.json").unlink()
     assert "Results" not in Page(report.write(tmp_path, thumbs=thumb)).text
     (tmp_path / "config.json").unlink()
-    page = Page(report.write(tmp_path, thumbs=thumb))
-    assert "Configuration" not in page.text and "step 10" in page.text
+    shown = Page(report.write(tmp_path, thumbs=thumb))
+    assert "Configuration" not in shown.text and "step 10" in shown.text
 
 
 def test_a_metric_that_is_not_finite_is_a_dash(tmp_path):
     found = result(metrics=result()["metrics"] | {"rsum": float("nan"), "t2v_tau": None})
-    page = Page(report.write(workdir(tmp_path, results={"test": found}), thumbs=thumb))
-    assert "41.500 – 41.5 oracle" in page.text and "rsum, all recalls together" not in page.text
+    shown = Page(report.write(workdir(tmp_path, results={"test": found}), thumbs=thumb))
+    assert "41.500 – 41.5 oracle" in shown.text and "rsum, all recalls together" not in shown.text
 
 
 def test_a_run_in_progress(tmp_path):
-    page = Page(report.write(workdir(tmp_path, points=2, tail='{"step": 30, "time'), thumbs=thumb))
-    assert "unfinished" in page.text and "step 20 of 30" in page.text and "Curves" in page.text
+    shown = Page(report.write(workdir(tmp_path, points=2, tail='{"step": 30, "time'), thumbs=thumb))
+    assert "unfinished" in shown.text and "step 20 of 30" in shown.text and "Curves" in shown.text
 
 
 def test_a_folder_without_a_run_and_a_broken_file_are_errors(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vlr_jax import config, log, pipeline, sharding, train
+from vlr_jax import config, log, main, pipeline, sharding, train
 
 
 def test_learns_and_writes_everything(small_config, tmp_path):
@@ -31,6 +31,29 @@ def test_learns_and_writes_everything(small_config, tmp_path):
     for evaluation in result["evals"].values():
         assert evaluation["oracle"]["t2v_R@1"] > evaluation["chance"]["t2v_R@1"]
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
+
+
+def test_relevance_by_captions_needs_sentence_vectors(small_config, tmp_path):
+    with pytest.raises(ValueError, match="has no caption_vec and no visual_caption_vecs; prepare another folder"):
+        train.train(small_config | dict(relevance=dict(name="caption")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_relevance_by_captions(small_config, tmp_path):
+    """From the config's option to graded metrics; a batch carries vectors, and no facts, which nothing reads."""
+    options = dict(train=32, val=8, test=0, sentence_encoder="tfidf:8")
+    plan = small_config | dict(relevance=dict(name="caption"), losses=dict(smooth_ndcg={}), steps=2)
+    plan["data"] = dict(name="scenes", root=str(tmp_path / "data"), split="train", options=options)
+    plan["evals"] = dict(val=dict(name="retrieval", every=2, data=dict(split="val"), relevance="caption"))
+    main.prepare_if_absent(plan["data"])
+    main.prepare_if_absent(plan["data"] | dict(options=options | dict(sentence_encoder="tfidf:8")))
+    with pytest.raises(ValueError, match="sentence_encoder .'tfidf:8' there, 'tfidf:256' asked for"):
+        main.prepare_if_absent(plan["data"] | dict(options=options | dict(sentence_encoder="tfidf")))
+    found = train.train(plan, tmp_path / "run")["evals"]["val"]
+    assert found["relevance"]["origin"]["encoder"] == "tfidf:8" and 0 < found["metrics"]["t2v_NDCG@10"] <= 1
+    line = next(line for line in log.read(tmp_path / "run") if "train/batch/v2t_NDCG" in line)
+    assert 0 < line["train/batch/v2t_NDCG"] <= 1
 
 
 def test_nan_stops_with_step_and_term(small_config, tmp_path, monkeypatch):

@@ -14,8 +14,10 @@ DEFAULTS = {
     "seed": 0,
     "relevance": {"name": "identity"},
     "regularisers": {},
+    "init": [],              # weights to begin with: [dict(name="bert", path=FOLDER, into="bert")], see initial.py
     "evals": {},
     "best": "",              # "val/rsum": the metric that picks the best checkpoint
+    "select_on_test": False, # True: `best` may be of a test split; every result then says so
     "query_chunk": 0,        # queries whose scores are in memory at once; 0 = all
     "encode_chunk": 0,       # rows that are encoded at once; 0 = all
     "mesh": {"data": -1},
@@ -54,12 +56,25 @@ def complete(config) -> dict:
         if "name" not in evaluation:
             raise ValueError(f"config.evals.{name} lacks name, the file in evaluators/")
         refuse_unknown(evaluation.get("data", {}), DATA_KEYS, f"config.evals.{name}.data")
+    if not isinstance(merged["init"], list) or not all(isinstance(e, dict) for e in merged["init"]):
+        raise ValueError(f"config.init is {merged['init']!r}; expected a list of dict(name=…, path=…, into=…)")
+    for entry in merged["init"]:
+        if lacking := [key for key in ("name", "path") if not entry.get(key)]:
+            raise ValueError(f"config.init has {entry}, which lacks {' and '.join(lacking)}")
     if merged["best"]:
         chosen = merged["evals"].get(merged["best"].split("/")[0])
         if chosen is None:
             raise ValueError(f"config.best={merged['best']!r} names no evaluation; evals: {', '.join(merged['evals'])}")
         if not chosen.get("every"):
             raise ValueError(f"config.best={merged['best']!r} needs that evaluation's `every`, its steps in between")
+    if not isinstance(merged["select_on_test"], bool):
+        raise ValueError(f"config.select_on_test is {merged['select_on_test']!r}; expected True or False")
+    if (split := _selection_split(merged)) and _is_test(split) and not merged["select_on_test"]:
+        raise ValueError(
+            f"config.best={merged['best']!r} picks the checkpoint on {split!r}, a test split: its numbers would be too "
+            "good. Name an evaluation on a dev or val split in config.best, or allow it by config.select_on_test=True, "
+            "which the result, its table and its report then say"
+        )
     for key in ("batch_size", "steps", "log_every", "keep", "threads"):
         if not isinstance(merged[key], int) or merged[key] < 1:
             raise ValueError(f"config.{key} is {merged[key]!r}; expected a whole number of at least 1")
@@ -71,6 +86,30 @@ def complete(config) -> dict:
                 f"{merged['batch_size']}, or 0 for all at once"
             )
     return merged
+
+
+def selected_on(config: dict) -> str:
+    """By what a run's checkpoint was picked, in words: `dev/rsum (split dev)`.
+
+    A test split is said first: `selected on test: test/rsum (split test)`. Without `best`: `last step (nothing
+    selected)`.
+    """
+    split = _selection_split(config)
+    if split is None:
+        return "last step (nothing selected)"
+    return ("selected on test: " if _is_test(split) else "") + f"{config['best']} (split {split})"
+
+
+def _selection_split(config: dict) -> str | None:
+    """The split of the evaluation that `best` names; None where nothing is selected."""
+    if not config["best"]:
+        return None
+    chosen = config["evals"][config["best"].split("/")[0]]
+    return (config["data"] | chosen.get("data", {}))["split"]
+
+
+def _is_test(split: str) -> bool:
+    return split.lower().startswith("test")
 
 
 def refuse_unknown(given, valid, where: str) -> None:
@@ -93,10 +132,11 @@ def claim(workdir: str | os.PathLike, config: dict) -> dict:
     path, stored = folder / "config.json", config
     if path.exists():
         stored = json.loads(path.read_text())
-        different = [key for key in sorted(stored.keys() | config.keys())
-                     if key not in CONTINUABLE and stored.get(key) != config.get(key)]  # fmt: skip
+        there = {**DEFAULTS, **stored}  # a run of before a key had its default's value
+        different = [key for key in sorted(there.keys() | config.keys())
+                     if key not in CONTINUABLE and there.get(key) != config.get(key)]  # fmt: skip
         if different:
-            lines = [f"  {key}: there {stored.get(key)!r}, here {config.get(key)!r}" for key in different]
+            lines = [f"  {key}: there {there.get(key)!r}, here {config.get(key)!r}" for key in different]
             raise ValueError(
                 f"{folder} holds a run of another config; it differs in\n"
                 + "\n".join(lines)

@@ -37,17 +37,11 @@ def charts(lines: list[dict], evals: dict) -> Iterable[tuple[str, Series, dict[s
     Yields:
         title; curves of at least two points by label; horizontal reference lines by label.
     """
-    gathered: dict[str, list[tuple[int, float]]] = {}
-    for line in lines:
-        for name, value in line.items():
-            if "/" in name and isinstance(value, int | float) and math.isfinite(value):
-                gathered.setdefault(name, []).append((line["step"], value))
     found: dict[str, Series] = {}
-    for name, points in gathered.items():
+    for name, points in _gather(lines).items():
         title, label = place(name)
-        if title and len(points) > 1:
-            steps, values = zip(*points, strict=True)
-            found.setdefault(title, {})[label] = np.array(steps), np.array(values, float)
+        if title:
+            found.setdefault(title, {})[label] = points
     first = ("Training loss", "rsum", "recall", "Learning rate")
     place_of = lambda title: next((i for i, part in enumerate(first) if part in title), len(first))
     for title in sorted(found, key=place_of):
@@ -57,6 +51,37 @@ def charts(lines: list[dict], evals: dict) -> Iterable[tuple[str, Series, dict[s
             found[title],
             {label: value for label, value in oracles.items() if value} if "rsum" in title else {},
         )
+
+
+def overlays(runs: dict[str, list[dict]]) -> Iterable[tuple[str, Series, bool]]:
+    """The charts that several runs have in common, one for each metric.
+
+    Args:
+        runs: label → lines of its `metrics.jsonl`.
+
+    Yields:
+        title; a curve of each run by its label; whether it is among the first that one wants to see.
+    """
+    gathered = {label: _gather(lines) for label, lines in runs.items()}
+    first, *others = gathered.values()
+    rooms = ("train/loss", "rsum", "R@1", "NDCG", "tau", "train/lr", "train/grad_norm")
+    rank = lambda name: next((i for i, part in enumerate(rooms) if name.endswith(part) or f"_{part}@" in name), None)
+    common = [name for name in first if place(name)[0] and all(name in other for other in others)]
+    for name in sorted(common, key=lambda name: len(rooms) if rank(name) is None else rank(name)):
+        head = rank(name) is not None and not name.startswith("train/batch/")
+        series = {label: points[name] for label, points in gathered.items()}
+        yield " · ".join(part for part in place(name) if part), series, head
+
+
+def _gather(lines: list[dict]) -> Series:
+    """Metric → its curve, of those with at least two points."""
+    gathered: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if "/" in name and isinstance(value, int | float) and math.isfinite(value):
+                gathered.setdefault(name, []).append((line["step"], value))
+    parts = {name: zip(*points, strict=True) for name, points in gathered.items() if len(points) > 1}
+    return {name: (np.array(steps), np.array(values, float)) for name, (steps, values) in parts.items()}
 
 
 def place(name: str) -> tuple[str | None, str]:
@@ -124,15 +149,18 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def draw(series: Series, reference: dict[str, float]) -> bytes:
-    """One chart as SVG: noisy curves pale with their moving mean on top, few points with a dot each."""
+def draw(series: Series, reference: dict[str, float], *, dashes: bool = False) -> bytes:
+    """One chart as SVG: noisy curves pale with their moving mean on top, few points with a dot each.
+
+    With `dashes` curves differ by their line too, not by colour alone.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
         if _by_direction(series):  # a column of the legend per metric, a row per direction
             metrics = list(dict.fromkeys(label[4:] for label in series))
             series = dict(sorted(series.items(), key=lambda item: (metrics.index(item[0][4:]), item[0])))
-        looks = _looks(list(series))
+        looks = _looks(list(series), dashes)
         for label, (steps, values) in series.items():
             colour, line = looks[label]
             look = dict(color=colour, linestyle=line, label=label or "value", linewidth=1.6, solid_capstyle="round")
@@ -170,10 +198,11 @@ def _by_direction(labels: Iterable[str]) -> bool:
     return all(label.startswith(("t2v ", "v2t ")) for label in labels)
 
 
-def _looks(labels: list[str]) -> dict[str, tuple]:
+def _looks(labels: list[str], dashes: bool) -> dict[str, tuple]:
     """(colour, line) of each label; labels `t2v …`, `v2t …` have a colour per direction and a line per metric."""
     lines = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), "-.")
     if _by_direction(labels):
         kinds = list(dict.fromkeys(label[4:] for label in labels))
         return {x: (COLOURS[x.startswith("v2t")], lines[kinds.index(x[4:]) % len(lines)]) for x in labels}
-    return {x: (COLOURS[i % len(COLOURS)], lines[i // len(COLOURS) % len(lines)]) for i, x in enumerate(labels)}
+    line = lambda i: lines[(i if dashes else i // len(COLOURS)) % len(lines)]
+    return {x: (COLOURS[i % len(COLOURS)], line(i)) for i, x in enumerate(labels)}

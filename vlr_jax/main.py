@@ -93,7 +93,8 @@ def prepare_if_absent(data: dict) -> None:
         content = prepare.read(root)
     there = content["options"]
     different = [] if content["dataset"] == name else [f"dataset {content['dataset']}, here {name}"]
-    different += [f"{k}={there.get(k)!r}, here {v!r}" for k, v in options.items() if there.get(k) != v]
+    here = prepare.by_name(options)
+    different += [f"{k}={there.get(k)!r}, here {v!r}" for k, v in here.items() if there.get(k) != v]
     if different:
         raise ValueError(f"{root} was prepared with {'; '.join(different)}; choose another config.data.root")
 
@@ -128,7 +129,7 @@ def run_train(workdir: str) -> None:
         prepare_if_absent(config["data"])
         result = train.train(config, workdir)
     if result and jax.process_index() == 0:
-        print(table(result["evals"]))
+        print(table(result))
         print(f"report: {pathlib.Path(workdir) / 'report.html'}")
 
 
@@ -139,9 +140,10 @@ def run_eval(workdir: str) -> None:
         run = train.restore_run(workdir, mesh)
         evaluators = train.make_evaluators(run.config, run.task, run.tokenizer, mesh, progress=True)
         evals = {name: evaluator.result(run.variables) for name, (evaluator, _, _) in evaluators.items()}
+    result = {"step": run.step, "selected_on": configs.selected_on(run.config), "evals": evals}
     print(f"{workdir}, checkpoint of step {run.step}")
-    print(table(evals))
-    write_output({"step": run.step, "evals": evals})
+    print(table(result))
+    write_output(result)
 
 
 def run_index(workdir: str) -> None:
@@ -153,7 +155,7 @@ def run_index(workdir: str) -> None:
         if run.config["evals"]:
             gallery |= list(run.config["evals"].values())[-1].get("data", {})
         gallery |= {k: v for k, v in (("root", DATA.value), ("split", SPLIT.value)) if v}
-        split = pipeline.open_split(gallery, run.tokenizer)
+        split = pipeline.open_split(gallery, run.tokenizer, keys=())
         batches = split.epoch("visuals", sharding.rows(run.config["batch_size"], mesh))
         encode = run.task.predict()["encode_visual"]
         encoded = tiles.encode_all(encode, run.variables, batches, mesh=mesh, progress="encoding visuals")
@@ -199,10 +201,11 @@ def run_search(workdir: str) -> None:
     )
 
 
-def table(evals: dict) -> str:
-    """The numbers of a run as text: one line per metric, one column per evaluation, oracle and chance beside."""
-    lines = []
-    for name, result in evals.items():
+def table(whole: dict) -> str:
+    """The numbers of a run as text: one line per metric, for each evaluation, oracle and chance beside."""
+    selected = whole.get("selected_on", "")
+    lines = ["", selected] if selected.startswith("selected on test") else []
+    for name, result in whole["evals"].items():
         columns = [("model", result["metrics"])]
         columns += [(key, result[key]) for key in ("oracle", "chance") if result.get(key)]
         head = f"{name}: {result['visuals']:,} visuals, {result['texts']:,} texts, protocol {result['protocol']}"

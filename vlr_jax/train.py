@@ -6,7 +6,6 @@ import inspect
 import json
 import operator
 import pathlib
-import signal
 import sys
 from typing import NamedTuple
 
@@ -15,12 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from vlr_jax import config as configs
-from vlr_jax import files, optim, pipeline, report, sharding
+from vlr_jax import files, initial, optim, pipeline, report, sharding
 from vlr_jax import state as states
 from vlr_jax import text as texts
 from vlr_jax.checkpoint import Checkpoints
 from vlr_jax.log import CollapseGuard, Log, check_finite
 from vlr_jax.resolve import resolve
+from vlr_jax.stop import Stop
 
 
 def make_task(config: dict, spec: dict):
@@ -45,7 +45,7 @@ def make_evaluators(config: dict, task, tokenizer, mesh, *, progress: bool = Fal
     evaluators, predict = {}, task.predict()
     for name, options in config["evals"].items():
         options = dict(options)
-        split = pipeline.open_split(config["data"] | options.pop("data", {}), tokenizer)
+        split = pipeline.open_split(config["data"] | options.pop("data", {}), tokenizer, keys=())
         every, kind = options.pop("every", 0), resolve("evaluators", options.pop("name"))
         parameters = set(inspect.signature(kind).parameters) - {"predict", "split", "mesh", "progress"}
         configs.refuse_unknown(options, parameters, f"config.evals.{name}")
@@ -65,10 +65,13 @@ def make_update(task, tx, schedule, config: dict, state_shardings, batch_shardin
     Of the task it uses `loss`, and `probe(variables, batch)`: name → zeros that the loss adds to what is encoded under
     that name, or {} where a task has nothing to show. The gradient with respect to a probe is the one that reaches the
     encodings; its norm is logged as `embedding_grad/<name>`.
+
+    The seed enters the compiled program as an argument: runs that differ in nothing else share it (jax's persistent
+    compilation cache).
     """
 
-    def update(state, batch):
-        rng = jax.random.fold_in(jax.random.key(config["seed"], impl="rbg"), state.step)
+    def update(state, batch, seed):
+        rng = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
 
         def loss(params, probe):
             variables = {"params": params, **state.collections}
@@ -89,29 +92,15 @@ def make_update(task, tx, schedule, config: dict, state_shardings, batch_shardin
         }
         return states.TrainState(state.step + 1, params, collections, opt_state, averaged), metrics
 
-    return jax.jit(
-        update, in_shardings=(state_shardings, batch_shardings), out_shardings=(state_shardings, None), donate_argnums=0
+    everywhere = state_shardings.step
+    seed = jax.device_put(states.seed_number(config["seed"]), everywhere)
+    jitted = jax.jit(
+        update,
+        in_shardings=(state_shardings, batch_shardings, everywhere),
+        out_shardings=(state_shardings, None),
+        donate_argnums=0,
     )
-
-
-class Stop:
-    """Turns SIGTERM and the first Ctrl-C into a request to save and leave after the current step."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __call__(self, signum, frame):
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    @contextlib.contextmanager
-    def listening(self):
-        before = {s: signal.signal(s, self) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
+    return lambda state, batch: jitted(state, batch, seed)
 
 
 def train(config: dict, workdir: str) -> dict | None:
@@ -140,10 +129,10 @@ def train(config: dict, workdir: str) -> dict | None:
 
     # ---------------------------------------------------------------- Data
     tokenizer = pipeline.tokenizer(config)
-    split = pipeline.open_split(config["data"], tokenizer)
-    steps_per_epoch = split.steps_per_epoch(config["batch_size"])
-    spec = pipeline.spec(config["data"], tokenizer)
+    spec = pipeline.spec(config["data"], tokenizer) | initial.sizes(config["init"])
     task = make_task(config, spec)
+    split = pipeline.open_split(config["data"], tokenizer, task.reads)
+    steps_per_epoch = split.steps_per_epoch(config["batch_size"])
     tx_of = lambda params: optim.make(config["optim"], params, steps=config["steps"], steps_per_epoch=steps_per_epoch)
     batches = lambda start: split.train(
         batch_size=config["batch_size"], seed=config["seed"], start=start, threads=config["threads"],
@@ -153,13 +142,14 @@ def train(config: dict, workdir: str) -> dict | None:
     pipeline.check(first, task.view)
     row = {k: (list(v.shape[1:]), v.dtype.name) for k, v in first.items()}  # what restoring needs of the data
     evaluators = make_evaluators(config, task, tokenizer, mesh)
+    variables = jax.eval_shape(lambda b: task.init(jax.random.key(0), b), first)
+    given = None if (workdir / "config.json").exists() else initial.arrays(config["init"], variables)
     before = configs.claim(workdir, config)
 
     with jax.set_mesh(mesh), Checkpoints(workdir, keep=config["keep"]) as checkpoints:
         # ------------------------------------------------------------ State
         first = sharding.put(first, mesh)
-        abstract_params = jax.eval_shape(lambda b: task.init(jax.random.key(0), b)["params"], first)
-        tx, schedule = tx_of(abstract_params)
+        tx, schedule = tx_of(variables["params"])
         abstract, places = states.shardings(
             task, first, tx, mesh, config["sharding"], config["seed"], average="average" in config["optim"]
         )
@@ -178,7 +168,8 @@ def train(config: dict, workdir: str) -> dict | None:
             if start > config["steps"]:
                 raise ValueError(f"{workdir} is at step {start} already, beyond config.steps={config['steps']}")
         else:
-            state, start, best = states.create(task, first, tx, places, config["seed"]), 0, None
+            given = initial.arrays(config["init"], variables) if given is None else given
+            state, start, best = states.create(task, first, tx, places, config["seed"], given), 0, None
         files.write(workdir / "config.json", json.dumps(config, indent=1))
         files.write(workdir / "tokenizer.json", tokenizer.to_json())
         del first
@@ -265,7 +256,7 @@ def finish(workdir, config, checkpoints, evaluators, abstract, places, state) ->
     if config["best"]:
         variables, meta = checkpoints.restore_params(abstract, places)
         step = meta["step"]
-    result = {"step": step, "steps": config["steps"], "evals": {}}
+    result = {"step": step, "steps": config["steps"], "selected_on": configs.selected_on(config), "evals": {}}
     for name, (evaluator, _, split) in evaluators.items():
         print(f"final evaluation {name!r}: split {split.name}, checkpoint of step {step}", file=sys.stderr)
         evaluator.progress = True
@@ -293,7 +284,7 @@ def restore_run(workdir: str, mesh) -> Run:
         FileNotFoundError: no run there, or one without a checkpoint.
     """
     workdir = pathlib.Path(workdir).absolute()
-    config = configs.load(workdir)
+    config = {**configs.DEFAULTS, **configs.load(workdir)}  # a run of before a key had its default's value
     everywhere = [(".*", ())]  # whatever the run's own mesh was: one that serves is a mesh of data alone
     with Checkpoints(workdir) as checkpoints:
         meta = checkpoints.meta()

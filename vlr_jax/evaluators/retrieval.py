@@ -17,7 +17,8 @@ from vlr_jax import relevance as relevances
 from vlr_jax.types import Encoded
 
 AXIS = {"v2t": 1, "t2v": 0}  # of the candidates
-STRIP = 2**22  # entries of a strip of fact shares on the host
+STRIP = 2**22  # entries of a strip of grades or fact shares on the host
+GRADED = tuple(relevances.READS)  # relevances with grades
 
 
 class Evaluator:
@@ -28,16 +29,17 @@ class Evaluator:
         split: from `pipeline.open_split`.
         mesh: devices; encodes and scores over its `data` axis.
         protocol: a name of `protocols.PROTOCOLS`, whose counts are asserted now; None for none.
-        relevance: graded relevance for NDCG and Kendall's tau: `facts`, where the split has facts, or `identity` for
-            none of it.
+        relevance: graded relevance for NDCG and Kendall's tau: `facts`, where the split has facts; `caption` or
+            `caption_cosine`, the pseudo grades of its sentence vectors; `identity` for none of it.
         batch_size: rows encoded at once, raised to a multiple of the data axis.
         block: largest tile of scores.
         ndcg_at: cut-off of NDCG.
-        examples: best and worst text queries in `result`, so many of each; 0 for none.
+        examples: best, worst and sampled queries in `result`, so many of each in each direction; 0 for none.
         progress: show progress bars.
 
     Raises:
-        ValueError: unknown protocol or relevance, or other counts than the protocol's.
+        ValueError: unknown protocol or relevance, sentence vectors that the split does not have, or other counts than
+            the protocol's.
     """
 
     def __init__(
@@ -54,15 +56,23 @@ class Evaluator:
         examples: int = 5,
         progress: bool = False,
     ):
-        if relevance not in ("facts", "identity"):
-            raise ValueError(f"relevance {relevance!r} of an evaluation; expected facts or identity")
+        if relevance not in GRADED and relevance != "identity":
+            raise ValueError(f"relevance {relevance!r} of an evaluation; expected {', '.join(GRADED)} or identity")
         texts_of = np.bincount(split.text_visual, minlength=split.n_visuals)
         protocols.check(protocol, split.n_visuals, split.n_texts, texts_of)
         self.predict, self.split, self.mesh, self.protocol = predict, split, mesh, protocol or protocols.NONE
         self.batch_size, self.block = sharding.rows(batch_size, mesh), tuple(block)
         self.k, self.examples, self.progress = ndcg_at, examples, progress
         self.facts = split.facts()
-        self.graded = relevance == "facts" and self.facts is not None
+        self.relevance, self.columns = relevance, self.facts if relevance == "facts" else None
+        if relevance not in ("facts", "identity"):
+            self.columns = split.vectors()
+            if self.columns is None:
+                raise ValueError(
+                    f"relevance {relevance!r} of an evaluation needs sentence vectors, which split {split.name!r} was "
+                    "prepared without; prepare another folder with --sentence_encoder"
+                )
+        self.graded = self.columns is not None
         self.folds = protocols.folds(protocol, split.text_visual, split.n_visuals)
 
     def names(self) -> list[str]:
@@ -78,16 +88,17 @@ class Evaluator:
 
         `metrics`, `oracle` (or None) and `chance` share their names; `protocol`, `visuals`, `texts` and `ids` (a hash
         of what was evaluated) say what was measured; `truncated` texts lost words to `text.length`; `tied` is the share
-        of queries whose best positive has an equal among the negatives; `finite` is False if an embedding or a
-        positive's score was not; `examples` are the best and worst text queries with what was retrieved (none for a
-        model that is not finite).
+        of queries whose best positive has an equal among the negatives; `relevance` (or None) says by which grades NDCG
+        and tau are, and where those come from; `finite` is False if an embedding or a
+        positive's score was not; `examples` are the best and worst queries, and a sample that is the same for every
+        model, with what was retrieved (none for a model that is not finite).
         """
         return self._evaluate(variables, self.examples)
 
     def _evaluate(self, variables, examples: int) -> dict:
         with jax.set_mesh(self.mesh):
             visual, text = (self._encode(variables, view) for view in ("visuals", "texts"))
-            finite, values, tied, shown = _finite(visual) and _finite(text), [], [], []
+            finite, values, tied, shown = tiles.finite(visual) and tiles.finite(text), [], [], []
             for visuals, texts in self.folds:
                 scores = self._tiles(variables, visual, text, visuals, texts)
                 sides = search.rank_all(scores, self._local(visuals, texts), progress=self._bar("ranking"))
@@ -99,7 +110,7 @@ class Evaluator:
                 values.append(metrics.both_directions(**found))
                 tied.append({d: float(np.mean(side.tied)) for d, side in zip(AXIS, sides, strict=True)})
                 if examples and finite and not shown:
-                    shown = self._examples(variables, visual, text, visuals, texts, sides[1], examples)
+                    shown = self._examples(variables, visual, text, visuals, texts, sides, examples)
         return {
             "metrics": metrics.mean(values),
             **self.limits,
@@ -109,6 +120,7 @@ class Evaluator:
             "ids": self.split.ids_hash,
             "truncated": self.split.truncated,
             "tied": metrics.mean(tied),
+            "relevance": {"name": self.relevance, "origin": self._origin()} if self.graded else None,
             "finite": finite,
             "examples": shown if finite else [],
         }
@@ -131,20 +143,34 @@ class Evaluator:
             oracle, chance = {}, {}
             for direction, candidates in (("v2t", len(texts)), ("t2v", len(visuals))):
                 chance[direction] = metrics.chance(candidates, (positives[direction] >= 0).sum(1))
-                if self.facts:
-                    known, grades = self._oracle(visuals, texts, positives[direction], AXIS[direction])
-                    chance[direction] |= grades
-                    if self.split.facts_complete:
-                        oracle[direction] = known
+                if self.graded:
+                    chance[direction] |= self._chance_grades(visuals, texts, AXIS[direction])
+                if self.facts and self.split.facts_complete:
+                    oracle[direction] = self._oracle(visuals, texts, positives[direction], AXIS[direction])
             chances.append(metrics.both_directions(**chance))
             oracles += [metrics.both_directions(**oracle)] if oracle else []
         return {"oracle": metrics.mean(oracles) if oracles else None, "chance": metrics.mean(chances)}
 
-    def _oracle(self, visuals, texts, positives, axis) -> tuple[dict, dict]:
-        """Metrics of the ranking by facts, and the graded metrics of chance, in one direction."""
+    def _origin(self) -> dict:
+        """Where the grades come from: the split's facts, or the encoder of its sentence vectors."""
+        if self.relevance != "facts":
+            return self.split.sentence
+        return {"facts": self.facts[0].shape[1], "complete": self.split.facts_complete}
+
+    def _chance_grades(self, visuals, texts, axis) -> dict:
+        """NDCG and tau of a random order, in one direction."""
+        ndcg, (queries, candidates) = [], (visuals, texts) if axis == 1 else (texts, visuals)
+        step = max(1, STRIP // len(candidates))
+        for span in (slice(i, i + step) for i in range(0, len(queries), step)):
+            grade = self._relevance(*((visuals[span], texts) if axis == 1 else (visuals, texts[span])), axis)
+            ndcg.append(metrics.expected_ndcg_at(np.zeros_like(grade), grade, self.k))
+        return self._means(ndcg, [np.zeros(1)])
+
+    def _oracle(self, visuals, texts, positives, axis) -> dict:
+        """Metrics of the ranking by facts in one direction; the graded ones where the grades are facts too."""
         queries, candidates = (visuals, texts) if axis == 1 else (texts, visuals)
         probable = 1 / np.maximum(self._true_in(visuals, texts), 1)
-        better, tied, grades = [], [], {"ndcg": [], "tau": [], "chance": []}
+        better, tied, ndcg, tau = [], [], [], []
         step = max(1, STRIP // len(candidates))
         for span in (slice(i, i + step) for i in range(0, len(queries), step)):
             rows, columns = (visuals[span], texts) if axis == 1 else (visuals, texts[span])
@@ -157,15 +183,11 @@ class Evaluator:
             counts = [((scores > one[:, None]).sum(1), (scores == one[:, None]).sum(1)) for one in level.T]
             better.append(np.stack([b for b, _ in counts], 1))
             tied.append(np.where(level >= 0, np.stack([t for _, t in counts], 1), 0))
-            if self.graded:
+            if self.relevance == "facts":
                 grade = self._relevance(rows, columns, axis)
-                grades["ndcg"].append(metrics.expected_ndcg_at(share, grade, self.k))
-                grades["tau"].append(metrics.kendall_tau(share, grade))
-                grades["chance"].append(metrics.expected_ndcg_at(np.zeros_like(share), grade, self.k))
-        found = metrics.expected(np.concatenate(better), np.concatenate(tied))
-        if not self.graded:
-            return found, {}
-        return found | self._means(grades["ndcg"], grades["tau"]), self._means(grades["chance"], [np.zeros(1)])
+                ndcg.append(metrics.expected_ndcg_at(share, grade, self.k))
+                tau.append(metrics.kendall_tau(share, grade))
+        return metrics.expected(np.concatenate(better), np.concatenate(tied)) | (self._means(ndcg, tau) if ndcg else {})
 
     def _true_in(self, visuals, texts) -> np.ndarray:
         """In how many of the visuals each text is wholly true."""
@@ -195,31 +217,52 @@ class Evaluator:
 
     def _relevance(self, visuals, texts, axis: int) -> np.ndarray:
         """Graded relevance `[q, C]` of a strip."""
-        visual = {"visual_id": visuals, "visual_facts": self.facts[0][visuals]}
-        text = {"visual_id": self.split.text_visual[texts], "text_id": texts, "text_facts": self.facts[1][texts]}
-        grade = _host(_facts, visual, text)
+        of_visuals, of_texts = relevances.READS[self.relevance]
+        visual = {"visual_id": visuals, of_visuals: self.columns[0][visuals]}
+        text = {"visual_id": self.split.text_visual[texts], "text_id": texts, of_texts: self.columns[1][texts]}
+        grade = _host(_grade(self.relevance), visual, text)
         return grade if axis == 1 else grade.T
 
-    def _examples(self, variables, visual, text, visuals, texts, side: search.Ranking, count: int) -> list[dict]:
-        """The text queries with the best and the worst ranks, one per visual, with the five best visuals of each."""
-        owner, rank = self.split.text_visual[texts], side.positions[:, 0]
-        order = np.lexsort((-side.best, rank))
-        best, worst = (_first_of_each(o, owner, count) for o in (order, order[::-1]))
-        chosen = np.concatenate([best, worst])
-        found = search.top_k(self._tiles(variables, visual, text, visuals, texts[chosen]), 5, axis=0)
-        return [
-            {
-                "query": self.split.texts[texts[t]],
-                "direction": "t2v",
-                "rank": int(rank[t]),
-                "kind": "best" if place < len(best) else "worst",
-                "retrieved": [
-                    {"visual": int(v), "name": self.split.names[v], "score": float(s), "right": bool(v == owner[t])}
-                    for s, v in zip(scores, visuals[ids], strict=True)
-                ],
+    def _examples(self, variables, visual, text, visuals, texts, sides, count: int) -> list[dict]:
+        """The queries with the best and the worst ranks, one per visual, and a sample spread over the fold, which does
+        not depend on the model; each with the five best candidates, and how relevant they are where that is known."""
+        shown = []
+        for direction, side in (("t2v", sides[1]), ("v2t", sides[0])):
+            axis, rank = AXIS[direction], side.positions[:, 0]
+            queries, candidates = (texts, visuals) if axis == 0 else (visuals, texts)
+            owner = self.split.text_visual[texts] if axis == 0 else visuals
+            some = np.flatnonzero(rank > 0)  # those with a positive
+            order = some[np.lexsort((-side.best[some], rank[some]))]
+            kinds = {
+                "best": _first_of_each(order, owner, count),
+                "worst": _first_of_each(order[::-1], owner, count),
+                "sample": some[np.unique((np.arange(count) + 0.5) * len(some) // count).astype(int)],
             }
-            for place, (t, scores, ids) in enumerate(zip(chosen, *found, strict=True))
+            chosen = np.concatenate(list(kinds.values()))
+            part = (visuals, texts[chosen]) if axis == 0 else (visuals[chosen], texts)
+            found = search.top_k(self._tiles(variables, visual, text, *part), 5, axis=axis)
+            named = [kind for kind, places in kinds.items() for _ in places]
+            key, words = ("text", self.split.texts) if axis == 0 else ("visual", self.split.names)
+            for kind, place, scores, ids in zip(named, chosen, *found, strict=True):
+                query = int(queries[place])
+                retrieved = self._retrieved(axis, query, scores, candidates[ids])
+                what = {key: query, "query": words[query], "direction": direction, "rank": int(rank[place])}
+                shown.append(what | {"kind": kind, "retrieved": retrieved})
+        return shown
+
+    def _retrieved(self, axis: int, query: int, scores: np.ndarray, ids: np.ndarray) -> list[dict]:
+        """What a query found, best first; `grade`, exactly 1.0 on true pairs, where the evaluation has grades."""
+        visuals, texts = (ids, np.array([query])) if axis == 0 else (np.array([query]), ids)
+        right = self.split.text_visual[texts] == visuals
+        key, words = ("visual", self.split.names) if axis == 0 else ("text", self.split.texts)
+        items = [
+            {key: int(i), "name": words[i], "score": float(s), "right": bool(r)}
+            for i, s, r in zip(ids, scores, right, strict=True)
         ]
+        if not self.graded:
+            return items
+        grades = self._relevance(visuals, texts, axis)[0]
+        return [item | {"grade": float(grade)} for item, grade in zip(items, grades, strict=True)]
 
     def _encode(self, variables, view: str) -> Encoded:
         encode = self.predict["encode_visual" if view == "visuals" else "encode_text"]
@@ -239,8 +282,13 @@ class Evaluator:
 
 
 _ndcg = jax.jit(metrics.ndcg_at, static_argnames=("k", "axis"))
-_facts = jax.jit(lambda visual, text: relevances.facts(visual, text)[0])
 _fact_share = jax.jit(relevances.fact_share)
+
+
+@functools.cache
+def _grade(name: str):
+    """A relevance, compiled, without its `where`."""
+    return jax.jit(lambda visual, text: relevances.named(name)(visual, text)[0])
 
 
 def _host(function, *arguments, **options):
@@ -251,10 +299,6 @@ def _host(function, *arguments, **options):
 def _take(encoded: Encoded, rows: np.ndarray) -> Encoded:
     """Some rows; everything, in order, is not copied."""
     return encoded if len(rows) == len(encoded.pooled) else jax.tree.map(operator.itemgetter(rows), encoded)
-
-
-def _finite(encoded: Encoded) -> bool:
-    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(encoded) if leaf.dtype.kind != "b")
 
 
 def _first_of_each(order: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
