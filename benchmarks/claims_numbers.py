@@ -1,0 +1,123 @@
+"""The pure parts of the claims: a run's name in the cache, steps to convergence, plateaus, and verdicts. numpy only."""
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+HOLDS, FAILS, NOISE = "holds", "does not hold", "within noise"
+# What a config says about the place and the pace of a run, not about its numbers.
+ELSEWHERE = ("log_every", "save_every", "keep", "threads")
+PLACES = ("root", "source")
+FILES = ("captions", "features", "media", "expert", "crowdflower")
+
+
+def digest(config: dict) -> str:
+    """The name of a run's row in the cache: 16 hex digits of the complete config, paths and the like left out.
+
+    Two configs that differ only in where their data lie, or in how often they log, have one name.
+    """
+    return hashlib.sha256(json.dumps(placeless(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def placeless(config: dict) -> dict:
+    """A config without the places of its files and the pace of its log."""
+    content = {key: value for key, value in config.items() if key not in ELSEWHERE}
+    content["data"] = {key: value for key, value in config["data"].items() if key not in PLACES}
+    options = dict(content["data"].get("options") or {})
+    content["data"]["options"] = {key: _name(value) if key in FILES else value for key, value in options.items()}
+    content["evals"] = {
+        name: {key: _name(value) if key in FILES else value for key, value in options.items()}
+        for name, options in config["evals"].items()
+    }
+    return content
+
+
+def _name(path):
+    return path.rpartition("/")[2] if isinstance(path, str) else path
+
+
+def steps_to(steps: Sequence[float], values: Sequence[float], share: float = 0.95) -> float:
+    """The step at which `values` first reach `share` of their own largest, linear between measurements, 0 at step 0.
+
+    Raises:
+        ValueError: no values, or none above 0.
+    """
+    if len(values) != len(steps) or not values or max(values) <= 0:
+        raise ValueError(f"expected as many positive values as steps, got {len(values)} for {len(steps)} steps")
+    wanted, before = share * max(values), (0.0, 0.0)
+    for step, value in zip(steps, values, strict=True):
+        if value >= wanted:
+            return before[0] + (step - before[0]) * (wanted - before[1]) / (value - before[1])
+        before = (step, value)
+    raise AssertionError("the largest value reaches any share of itself")
+
+
+def on_plateau(loss: Sequence[float], spread: Sequence[float], margin: float = 0.2) -> list[bool]:
+    """For every logged step, whether all similarities are equal and the loss is the margin: as `log.CollapseGuard`."""
+    return [abs(one - margin) <= 0.02 * margin and s < 0.02 for one, s in zip(loss, spread, strict=True)]
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds (n − 1); the latter NaN for one seed."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+class Verdict(NamedTuple):
+    """`word` is HOLDS, FAILS or NOISE; `difference` the mean over paired seeds; `noise` what it is compared with."""
+
+    word: str
+    difference: float
+    noise: float
+    agreeing: int
+    seeds: int
+
+    def sentence(self) -> str:
+        """For the document."""
+        return (
+            f"{self.word} ({self.difference:+.4g}, noise {self.noise:.2g}, "
+            f"{self.agreeing} of {self.seeds} seeds in that direction)"
+        )
+
+
+def better(ours: dict[int, float], theirs: dict[int, float]) -> Verdict:
+    """Is the first larger? Both are values by seed; paired over the seeds of both.
+
+    The noise is the pooled standard deviation over seeds. It holds if the mean difference is above the noise and every
+    seed says so; it does not hold if the same is true of the opposite; all else is within noise.
+
+    Raises:
+        ValueError: fewer than two seeds in common.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2:
+        raise ValueError(f"a verdict needs two seeds at least, there are {len(seeds)} in common")
+    a, b = [ours[s] for s in seeds], [theirs[s] for s in seeds]
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    mean, noise = statistics.fmean(differences), math.sqrt((statistics.variance(a) + statistics.variance(b)) / 2)
+    agreeing = sum(d * mean > 0 for d in differences)
+    clear = abs(mean) > noise and agreeing == len(seeds)
+    return Verdict((HOLDS if mean > 0 else FAILS) if clear else NOISE, mean, noise, agreeing, len(seeds))
+
+
+def no_worse(ours: dict[int, float], theirs: dict[int, float]) -> Verdict:
+    """Is the first not smaller? As `better`, but a difference within noise is no loss: it holds."""
+    verdict = better(ours, theirs)
+    return verdict._replace(word=FAILS if verdict.word == FAILS else HOLDS)
+
+
+def overall(words: Sequence[str]) -> str:
+    """Of a claim with several checks: how many hold, do not hold, or cannot be told."""
+    counts = {word: sum(w == word for w in words) for word in (HOLDS, FAILS, NOISE)}
+    if not words:
+        return "not checked: no runs"
+    if counts[HOLDS] == len(words):
+        return f"holds, in all {len(words)} checks"
+    if not counts[HOLDS] and counts[FAILS]:
+        return f"does not hold: {counts[FAILS]} of {len(words)} checks say the opposite, {counts[NOISE]} within noise"
+    if not counts[HOLDS]:
+        return f"within noise, in all {len(words)} checks"
+    rest = f"{counts[FAILS]} do not, {counts[NOISE]} within noise"
+    return f"holds in part: {counts[HOLDS]} of {len(words)} checks hold, {rest}"
