@@ -4,14 +4,17 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags as absl_flags
 from ml_collections import ConfigDict
 
-from vlr_jax import config, log, main, train
+from vlr_jax import compare, config, log, main, optim, sharding, train
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((REPO / "configs").glob("*.py"))
@@ -29,10 +32,42 @@ def test_is_short_and_complete(path):
     assert len(source.splitlines()) <= 80
     assert f"--config configs/{path.name}" in source.split('"""')[1]
     for arg in ("", "smoke"):
-        config.complete(load(path, arg))
+        plan = config.complete(load(path, arg))
+        assert re.fullmatch(r"(dev|val)\w*/\S+ \(split (dev|val)\w*\)", config.selected_on(plan)), (
+            "no dev split selects"
+        )
+        assert not plan["select_on_test"]
+
+
+def one_of_each_kind(files) -> list[pathlib.Path]:
+    """The first config of every model and relevance: compiling each of them would take minutes."""
+    kinds = {}
+    for path in files:
+        plan = load(path, "smoke")
+        kinds.setdefault((plan.model.name, plan.get("relevance", {}).get("name")), path)
+    return sorted({*kinds.values(), *(path for path in files if path.stem == "quickstart")})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_step_fits_together_at_full_size(path):
+    """Model, losses, relevance and optimizer of the config itself, traced on data of its usual widths."""
+    plan = config.complete(load(path))
+    rows, length = plan["batch_size"], plan["text"]["length"]
+    task = train.make_task(plan, dict(vocabulary=5000, visual_dim=2048))
+    make = jax.ShapeDtypeStruct
+    batch = dict(visual=make((rows, 36, 2048), "float16"), visual_mask=make((rows, 36), bool),
+                 text=make((rows, length), "int32"), text_mask=make((rows, length), bool),
+                 visual_id=make((rows,), "int32"), text_id=make((rows,), "int32"), valid=make((rows,), bool),
+                 caption_vec=make((rows, 64), "float16"), visual_caption_vecs=make((rows, 5, 64), "float16"))  # fmt: skip
+    with jax.set_mesh(sharding.make_mesh({"data": -1})):
+        variables = jax.eval_shape(task.init, jax.random.key(0), batch)
+        optim.make(plan["optim"], variables["params"], steps=plan["steps"], steps_per_epoch=100)
+        loss = lambda v, b: task.loss(v, b, rng=jax.random.key(1, impl="rbg"), step=jnp.int32(0))
+        value, _ = jax.eval_shape(loss, variables, batch)
+    assert value.shape == () and value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("path", one_of_each_kind(FILES), ids=lambda p: p.stem)
 def test_smoke(path, tmp_path, monkeypatch):
     """In-process: 4 steps, evaluations, a checkpoint, the report."""
     monkeypatch.chdir(tmp_path)
@@ -40,9 +75,23 @@ def test_smoke(path, tmp_path, monkeypatch):
     main.prepare_if_absent(plan["data"])
     result = train.train(plan, "run")
     assert set(result["evals"]) == set(plan["evals"]) and result["step"] in range(1, 5)
+    assert result["selected_on"] == config.selected_on(plan)
     assert pathlib.Path("run/report.html").stat().st_size > 10_000
     for evaluation in result["evals"].values():
         assert 0 <= evaluation["metrics"]["rsum"] <= 600
+    if path.stem == "quickstart":
+        pictures_of_two_runs(pathlib.Path("run"))
+
+
+def pictures_of_two_runs(run):
+    """The comparison with a copy: every query was kept by both, and their pictures come from the prepared data."""
+    copy = run.with_name("copy")
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "best", "tensorboard", "metrics.jsonl"))
+    assert compare.main([str(run), str(copy)]) == 0
+    text = pathlib.Path("compare.html").read_text()
+    assert "data:image/jpeg" in text and "No pictures" not in text and "grade" in text
+    found = json.loads((run / "result.json").read_text())["evals"]["test"]["examples"]
+    assert text.count("<article") >= len({(e["direction"], e["query"]) for e in found})
 
 
 def command(*flags, cwd) -> subprocess.CompletedProcess:
@@ -123,6 +172,15 @@ def test_misuse_ends_with_one_message(flags, message, monkeypatch):
         (dict(data=dict(name="scenes", split="train")), "config.data lacks root"),
         (dict(evals=dict(val=dict(name="retrieval"))), "needs that evaluation's `every`"),
         (dict(evals=dict(val={})), "config.evals.val lacks name"),
+        (
+            dict(evals=dict(val=dict(name="retrieval", every=1, data=dict(split="testA")))),
+            "picks the checkpoint on 'testA', a test split.* dev or val split .*select_on_test=True",
+        ),
+        (
+            dict(data=dict(name="scenes", root="x", split="Test"), evals=dict(val=dict(name="retrieval", every=1))),
+            "picks the checkpoint on 'Test'",
+        ),
+        (dict(select_on_test="yes"), "select_on_test is 'yes'; expected True or False"),
     ],
 )
 def test_bad_config_is_refused(small_config, change, message):
@@ -133,7 +191,7 @@ def test_bad_config_is_refused(small_config, change, message):
 @pytest.mark.parametrize(
     "change,message",
     [
-        (dict(model=dict(name="two_towers")), "No models/two_towers.py; models has: two_tower"),
+        (dict(model=dict(name="two_towers")), "No models/two_towers.py; models has: .*two_tower"),
         (dict(model=dict(name="two_tower", dims=3)), "unknown key dims in config.model"),
         (dict(losses=dict(infonce={})), "No losses/infonce.py; losses has: .*info_nce"),
         (dict(losses=dict(info_nce=dict(margin=1.0))), "no knob 'margin'"),
@@ -161,6 +219,25 @@ def test_bad_choice_is_refused_before_a_step(small_config, tmp_path, change, mes
     with pytest.raises(ValueError, match=message):
         train.train(small_config | change, tmp_path / "run")
     assert not log.read(tmp_path / "run")
+
+
+def test_selecting_on_test_has_to_be_asked_for_and_is_said():
+    test = dict(name="retrieval", every=1, data=dict(split="testA"))
+    plan = dict(data=dict(name="scenes", root="x", split="train"), text={}, model={}, losses={}, optim=dict(lr=1.0),
+                batch_size=2, steps=2, evals=dict(test=test), best="test/rsum")  # fmt: skip
+    chosen = config.selected_on(config.complete(plan | dict(select_on_test=True)))
+    assert chosen == "selected on test: test/rsum (split testA)"
+    assert config.selected_on(config.complete(plan | dict(best=""))) == "last step (nothing selected)"
+    evals = {"test": dict(metrics={"rsum": 1.0}, visuals=1, texts=1, protocol="none")}
+    assert main.table(dict(selected_on=chosen, evals=evals)).splitlines()[1] == chosen
+    assert "selected" not in main.table(dict(selected_on="dev/rsum (split dev)", evals=evals))
+
+
+def test_a_run_of_before_a_key_is_continued(small_config, tmp_path):
+    config.claim(tmp_path, {k: v for k, v in small_config.items() if k != "select_on_test"})
+    config.claim(tmp_path, small_config)
+    with pytest.raises(ValueError, match="select_on_test: there False, here True"):
+        config.claim(tmp_path, small_config | dict(select_on_test=True))
 
 
 def test_data_prepared_from_something_else_are_refused(scenes_root):

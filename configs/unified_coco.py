@@ -1,0 +1,34 @@
+"""VSE++ towers with the Unified loss (Li et al.) on MS-COCO regions.
+
+Expect no number: the paper's table was not at hand. Paper: arXiv 2209.13869. Towers, schedule and constants are
+those of the authors' MV-VSE code, the only public one with this loss; for this paper INFERRED.
+
+python -m vlr_jax.main --config configs/unified_coco.py --config.data.source=FOLDER --workdir runs/unified
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    smoke = arg == "smoke"
+    c = ConfigDict()
+    epoch = 2 if smoke else 4425  # steps: 113,287 × 5 pairs in batches of 128
+    c.seed, c.batch_size, c.steps = 0, 16 if smoke else 128, 4 if smoke else 20 * epoch
+    if smoke:
+        options = dict(train=64, val=16, test=16)
+        c.data = dict(name="scenes", root="data/scenes-smoke", split="train", options=options)
+    else:  # FOLDER has the features in one of the layouts of docs/datasets.md
+        c.data = dict(name="coco", root="data/coco", split="train", source="")
+    c.text = dict(name="words", length=12 if smoke else 50, min_count=1 if smoke else 4)
+    c.model = dict(name="two_tower", **(dict(dim=16, word_dim=8) if smoke else {}))
+    c.losses = dict(unified=dict(margin=0.2, temperature=0.01))
+    c.relevance = dict(name="diagonal")  # as official: another caption of the same image is a negative
+    c.optim = dict(name="adam", lr=5e-4, clip=2.0)
+    dev, test = ("val", "test") if smoke else ("dev", "testall")
+    c.evals = dict(
+        dev=dict(name="retrieval", every=epoch, data=dict(split=dev)),
+        test_5k=dict(name="retrieval", data=dict(split=test), protocol="none" if smoke else "coco-5k"),
+        test_1k=dict(name="retrieval", data=dict(split=test), protocol="none" if smoke else "coco-1k-5fold"),
+    )
+    c.best = "dev/rsum"
+    return c
