@@ -1,12 +1,14 @@
 """VSE++ towers with the Unified loss (Li et al.) on MS-COCO regions.
 
-Expect no number: the paper's table was not at hand. Paper: arXiv 2209.13869. Towers, schedule and constants are
-those of the authors' MV-VSE code, the only public one with this loss; for this paper INFERRED.
+Expect no number: the paper's table was not at hand. Paper: arXiv 2209.13869. The loss's constants and the schedule
+are those of the authors' MV-VSE code, the only public one with this loss; for this paper they are INFERRED, and so
+are the towers. Words are split our way and counted in train alone (min_count 4); the official codes split by nltk and
+count in train + dev (docs/datasets.md has their vocabulary).
 
 python -m vlr_jax.main --config configs/unified_coco.py --config.data.source=FOLDER --workdir runs/unified
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, placeholder
 
 
 def get_config(arg=""):
@@ -18,7 +20,9 @@ def get_config(arg=""):
         options = dict(train=64, val=16, test=16)
         c.data = dict(name="scenes", root="data/scenes-smoke", split="train", options=options)
     else:  # FOLDER has the features in one of the layouts of docs/datasets.md
-        c.data = dict(name="coco", root="data/coco", split="train", source="")
+        # With Karpathy's JSON they lie in a file of their own: --config.data.options.features=FILE
+        options = dict(features=placeholder(str))
+        c.data = dict(name="coco", root="data/coco", split="train", source="", options=options)
     c.text = dict(name="words", length=12 if smoke else 50, min_count=1 if smoke else 4)
     c.model = dict(name="two_tower", **(dict(dim=16, word_dim=8) if smoke else {}))
     c.losses = dict(unified=dict(margin=0.2, temperature=0.01))

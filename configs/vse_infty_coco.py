@@ -1,12 +1,13 @@
 """VSE∞ (Chen et al., CVPR 2021) with BiGRU on MS-COCO regions.
 
-Expect rsum 520.8 on 1K, mean of 5 folds (the paper's table, region features, BiGRU). Hyper-parameters of the
-official code of arXiv 2011.04305.
+Expect rsum 520.8 on 1K, mean of 5 folds (the paper's table, region features, BiGRU). Hyper-parameters of the official
+code of arXiv 2011.04305. Words are split our way and counted in train alone (min_count 4); the official codes split
+by nltk and count in train + dev (docs/datasets.md has their vocabulary).
 
 python -m vlr_jax.main --config configs/vse_infty_coco.py --config.data.source=FOLDER --workdir runs/vse_infty
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, placeholder
 
 
 def get_config(arg=""):
@@ -18,7 +19,9 @@ def get_config(arg=""):
         options = dict(train=64, val=16, test=16)
         c.data = dict(name="scenes", root="data/scenes-smoke", split="train", options=options)
     else:  # FOLDER has the features in one of the layouts of docs/datasets.md
-        c.data = dict(name="coco", root="data/coco", split="train", source="")
+        # With Karpathy's JSON they lie in a file of their own: --config.data.options.features=FILE
+        options = dict(features=placeholder(str))
+        c.data = dict(name="coco", root="data/coco", split="train", source="", options=options)
     c.text = dict(name="words", length=12 if smoke else 50, min_count=1 if smoke else 4)
     c.model = dict(name="rvse", visual="mlp", **(dict(dim=16, word_dim=8) if smoke else {}))
     # One epoch over all negatives, then the hardest ones, summed over queries and directions as in the official code.

@@ -1,5 +1,6 @@
 """Every config: short, complete, and its smoke variant trains, evaluates, keeps a checkpoint, and is searched."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -12,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from absl import flags as absl_flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from vlr_jax import compare, config, log, main, optim, sharding, train
+from vlr_jax import compare, config, log, main, optim, prepare, protocols, sentence, sharding, train
+from vlr_jax.resolve import resolve
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((REPO / "configs").glob("*.py"))
@@ -31,21 +33,49 @@ def test_is_short_and_complete(path):
     source = path.read_text()
     assert len(source.splitlines()) <= 80
     assert f"--config configs/{path.name}" in source.split('"""')[1]
+    assert "RESULT" not in source, "the number to expect is still to be measured"
     for arg in ("", "smoke"):
         plan = config.complete(load(path, arg))
+        fits_the_release(plan)
         assert re.fullmatch(r"(dev|val)\w*/\S+ \(split (dev|val)\w*\)", config.selected_on(plan)), (
             "no dev split selects"
         )
         assert not plan["select_on_test"]
 
 
-def one_of_each_kind(files) -> list[pathlib.Path]:
-    """The first config of every model and relevance: compiling each of them would take minutes."""
-    kinds = {}
+def fits_the_release(plan):
+    """Options and splits that such a dataset has, protocols that there are: seen without the data."""
+    name, options = plan["data"]["name"], dict(plan["data"].get("options", {}))
+    if name not in ("flickr30k", "coco"):
+        return
+    sentence.parse(options.pop("sentence_encoder", "tfidf"))
+    prepare._options(name, resolve("data", name), options)
+    counts = importlib.import_module(f"vlr_jax.data.{name}").RELEASE.counts
+    for evaluation in plan["evals"].values():
+        assert evaluation["data"]["split"] in counts
+        assert evaluation.get("protocol", protocols.NONE) in {*protocols.PROTOCOLS, protocols.NONE}
+    assert plan["data"]["split"] in counts
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.stem in ("bcls_coco", "listwise_coco")], ids=lambda p: p.stem
+)
+def test_eccv_is_asked_for_by_an_argument(path):
+    plan = config.complete(load(path, "eccv=some/folder"))
+    assert plan["evals"]["eccv"] == dict(name="extended", data=dict(split="testall"), files="some/folder")
+    assert plan["evals"].keys() - config.complete(load(path))["evals"].keys() == {"eccv"}
+    assert f"{path.name}:eccv=" in path.read_text().split('"""')[1]
+
+
+def one_of_each_model(files) -> list[pathlib.Path]:
+    """The first graded config of every model, or its first one, and the quickstart: compiling all takes minutes."""
+    models = {}
     for path in files:
         plan = load(path, "smoke")
-        kinds.setdefault((plan.model.name, plan.get("relevance", {}).get("name")), path)
-    return sorted({*kinds.values(), *(path for path in files if path.stem == "quickstart")})
+        graded = plan.get("relevance", {}).get("name", "").startswith("caption")
+        if plan.model.name not in models or (graded and not models[plan.model.name][0]):
+            models[plan.model.name] = graded, path
+    return sorted({path for _, path in models.values()} | {path for path in files if path.stem == "quickstart"})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -58,7 +88,8 @@ def test_step_fits_together_at_full_size(path):
     batch = dict(visual=make((rows, 36, 2048), "float16"), visual_mask=make((rows, 36), bool),
                  text=make((rows, length), "int32"), text_mask=make((rows, length), bool),
                  visual_id=make((rows,), "int32"), text_id=make((rows,), "int32"), valid=make((rows,), bool),
-                 caption_vec=make((rows, 64), "float16"), visual_caption_vecs=make((rows, 5, 64), "float16"))  # fmt: skip
+                 caption_vec=make((rows, 64), "float16"),
+                 visual_caption_vecs=make((rows, 5, 64), "float16"))  # fmt: skip
     with jax.set_mesh(sharding.make_mesh({"data": -1})):
         variables = jax.eval_shape(task.init, jax.random.key(0), batch)
         optim.make(plan["optim"], variables["params"], steps=plan["steps"], steps_per_epoch=100)
@@ -67,7 +98,7 @@ def test_step_fits_together_at_full_size(path):
     assert value.shape == () and value.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("path", one_of_each_kind(FILES), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", one_of_each_model(FILES), ids=lambda p: p.stem)
 def test_smoke(path, tmp_path, monkeypatch):
     """In-process: 4 steps, evaluations, a checkpoint, the report."""
     monkeypatch.chdir(tmp_path)
@@ -125,6 +156,15 @@ def test_documented_commands(tmp_path):
     assert [len(r["results"]) for r in results] == [3, 3] and results[0]["query"] == "a red circle"
     scores = [hit["score"] for hit in results[0]["results"]]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_features_are_named_on_the_command_line():
+    line = ["main", "--config", f"{REPO}/configs/rvse_coco.py", "--config.data.options.features=regions.npy"]
+    values = absl_flags.FlagValues()
+    given = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=line)
+    values(line)
+    assert config.complete(given.value)["data"]["options"] == {"features": "regions.npy"}
+    assert config.complete(load(REPO / "configs/rvse_coco.py"))["data"]["options"] == {"features": None}
 
 
 @pytest.mark.parametrize(
@@ -246,3 +286,5 @@ def test_data_prepared_from_something_else_are_refused(scenes_root):
         main.prepare_if_absent(data)
     with pytest.raises(ValueError, match="option train .48 there, 6000 asked for"):
         main.prepare_if_absent(dict(name="scenes", root=scenes_root, split="train", options={}))
+    plan = json.loads((pathlib.Path(scenes_root) / "prepared.json").read_text())["options"]
+    main.prepare_if_absent(dict(name="scenes", root=scenes_root, split="train", options=plan | dict(features=None)))

@@ -98,7 +98,8 @@ def test_h5_without_h5py(tmp_path, monkeypatch):
 def test_joined_features():
     vector, rows = np.array([[1, 2]], np.float16), np.arange(6, dtype=np.float16).reshape(3, 2)
     assert join([vector, rows]).tolist() == [[1, 2, 0, 1], [1, 2, 2, 3], [1, 2, 4, 5]]
-    assert join([rows, rows, vector])[2].tolist() == [4, 5, 4, 5, 1, 2] and join([rows]) is not None
+    assert join([rows, rows, vector])[2].tolist() == [4, 5, 4, 5, 1, 2]
+    np.testing.assert_array_equal(join([rows]), rows)
     assert join([vector, vector]).shape == (1, 4) and join([vector, rows]).dtype == np.float16
     with pytest.raises(ValueError, match="features to join have 3 and 2 rows; expected equal numbers, or one vector"):
         join([rows, rows[:2]])

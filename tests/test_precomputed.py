@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -158,9 +159,42 @@ def test_pictures(tmp_path):
         (source / "precomp" / f"{split}_ims.npy").unlink()
     content = run("flickr30k", source, tmp_path / "c", media=str(tmp_path / "pictures"))
     assert content["frames"]["count"] == 1 and records(tmp_path / "c", "test")[0]["name"] == b"1007.jpg"
+    for number in range(2):
+        with tarfile.open(tmp_path / "vse" / f"images_{number}.tar", "w") as tar:
+            for path in sorted((tmp_path / "pictures").glob("1*.jpg"))[number::2]:
+                tar.add(path, path.name)
+    for media_option in ("images_*.tar", "images_0.tar,images_1.tar"):
+        content = run("flickr30k", source, tmp_path / media_option, media=media_option.replace("images", "../images"))
+        assert content["frames"]["count"] == 1
+        assert [s["name"] for s in content["sources"]][-2:] == ["images_0.tar", "images_1.tar"]
     (source / "id_mapping.json").unlink()
     with pytest.raises(ValueError, match="found through train_ids.txt and id_mapping.json"):
         run("flickr30k", source, tmp_path / "d", media=str(tmp_path / "pictures"))
+
+
+def test_prepared_inside_the_source(tmp_path):
+    """Only features or pictures count as sources, and nothing that was prepared: the folder is found as it is."""
+    karpathy(tmp_path / "dataset_flickr30k.json", ["train", "val", "test"])
+    for i in range(3):
+        (tmp_path / f"img_{i}.jpg").write_bytes(media.encode_jpeg(np.full((20, 40, 3), 20 * i, np.uint8)))
+        (tmp_path / "feats").mkdir(exist_ok=True)
+        np.save(tmp_path / "feats" / f"img_{i}.npy", regions(1, first=i)[0])
+    (tmp_path / "feats" / "readme.txt").write_text("x")
+    pictures = run("flickr30k", tmp_path, tmp_path / "root")
+    names = ["dataset_flickr30k.json", "img_0.jpg", "img_1.jpg", "img_2.jpg"]
+    assert [s["name"] for s in pictures["sources"]] == names
+    for place in ("root", "root.partial-host-1"):  # what a killed run left counts as little
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "made.jpg").write_bytes(b"")
+    (tmp_path / "more.txt").write_text("x")
+    assert run("flickr30k", tmp_path, tmp_path / "root") == pictures
+    (tmp_path / "rooted.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="prepared from something else: sources"):
+        run("flickr30k", tmp_path, tmp_path / "root")
+    inside = tmp_path / "feats" / "root"
+    content = run("flickr30k", tmp_path, inside, features="feats")
+    assert [s["name"] for s in content["sources"]] == [names[0], "img_0.npy", "img_1.npy", "img_2.npy"]
+    assert run("flickr30k", tmp_path, inside, features="feats") == content
 
 
 def broken(change):
@@ -242,7 +276,7 @@ def test_the_release_is_asserted(good, tmp_path):
         run("coco", None, tmp_path / "root")
     with pytest.raises(ValueError, match="dev must be"):
         run("flickr30k", good, tmp_path / "root", dev=-1)
-    with pytest.raises(ValueError, match="nowhere is neither in"):
+    with pytest.raises(ValueError, match="features 'nowhere' is neither in"):
         run("flickr30k", good, tmp_path / "root", features="nowhere")
     one = tmp_path / "one"
     shutil.copytree(good, one)
@@ -273,6 +307,9 @@ def test_karpathy_defects(tmp_path):
     message("has no features of 2 of 3 images, such as img_1.jpg", features="f.npz")
     np.save(tmp_path / "f.npy", regions(3))
     good = path.read_text()
+    for images in ([], None, {"a": 1}):
+        path.write_text(json.dumps({"images": images}))
+        message("expected a list of images, found")
     for old, new, expected in (
         ('"val"', '"valid"', "split 'valid'; expected one of train, val, test"),
         ('"raw"', '"rare"', "image 0: expected split, filename and sentences"),

@@ -158,6 +158,14 @@ def test_own_sentence_vectors(source, tmp_path):
     with pytest.raises(ValueError, match=r"split test: expected .* shape \(5, E\).* quarantined have no texts"):
         run(source, tmp_path / "other", sentence_encoder="file:vecs.npz")
     assert left(tmp_path) == ["root"]
+    for split, array in [*arrays.items(), ("val", np.zeros(3))]:  # there is no split val: its file does not count
+        np.save(source / f"{split}.npy", array)
+    content = run(source, tmp_path / "each", sentence_encoder="file:{split}.npy")
+    assert [s["name"] for s in content["sources"][-2:]] == ["test.npy", "train.npy"]
+    (source / "val.npy").unlink()
+    assert run(source, tmp_path / "each", sentence_encoder="file:{split}.npy") == content
+    with pytest.raises(ValueError, match="absent-{split}.npy is no such file"):
+        run(source, tmp_path / "other", sentence_encoder="file:absent-{split}.npy")
 
 
 def test_texts_before_records(source, tmp_path, monkeypatch):

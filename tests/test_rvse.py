@@ -159,7 +159,7 @@ def train_golden(key):
 MOVED_BY_ROUNDING = ("after3/img/mlp.layers.0.bias", "after3/img/mlp.bns.0.running_mean", "after3/eval_img_emb")
 
 
-@pytest.mark.parametrize("key", ["f64", "f32"])
+@pytest.mark.parametrize("key", ["f64", pytest.param("f32", marks=pytest.mark.slow)])
 def test_three_training_steps_golden(key, official_codes):
     g = golden("rvse")
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
@@ -311,6 +311,9 @@ def test_parameters_of_each_form():
         (dict(visual="max"), "model.visual is 'max'; rvse has: residual, mlp, linear"),
         (dict(text="lstm"), "model.text is 'lstm'; rvse has: gru, bert"),
         (dict(word_dropout=1.0), "model.word_dropout is 1.0; expected a share from 0 to below 1"),
+        (dict(text="bert"), "needs text.name='wordpiece' .its .MASK.., or model.mask_word"),
+        (dict(text="bert", mask_word=20), "model.mask_word is 20; expected an id from 0 to 19"),
+        (dict(text="bert", mask_word=4, bert_sizes=dict(width=8)), "has width; bert has: dim, layers, heads, hidden"),
         (dict(visual_dim=7), "wants features of 7; got float16"),
     ],
 )

@@ -78,7 +78,7 @@ def images(path: pathlib.Path, splits: dict[str, str]) -> list[dict]:
         splits: its names of splits → ours.
 
     Raises:
-        ValueError: not such a file; or a caption is empty.
+        ValueError: not such a file, or one without images; or a caption is empty.
     """
     try:
         # the tokens are most of the file, and not needed
@@ -86,6 +86,8 @@ def images(path: pathlib.Path, splits: dict[str, str]) -> list[dict]:
         found = content["images"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no Karpathy JSON (an object with images): {error!r}") from error
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{path} is no Karpathy JSON: images: expected a list of images, found {str(found)[:40]}")
     for i, image in enumerate(found):
         try:
             if image["split"] not in splits:

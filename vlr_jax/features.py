@@ -9,6 +9,8 @@ import zipfile
 
 import numpy as np
 
+SUFFIXES = (".npy", ".npz")  # of a visual's own file in a folder
+
 # What numpy raises on a file that is broken or holds pickled objects (never loaded: unpickling runs code).
 _BROKEN = (OSError, EOFError, KeyError, zipfile.BadZipFile)
 
@@ -81,7 +83,7 @@ class _Files:
     """
 
     def __init__(self, folder: pathlib.Path):
-        files = sorted(p for p in folder.rglob("*") if p.suffix in (".npy", ".npz"))
+        files = sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES)
         self._path = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
         if len(self._path) != len(files):
             raise ValueError(f"{folder}: some features lie there both as .npy and as .npz")

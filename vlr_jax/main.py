@@ -86,7 +86,8 @@ def prepare_if_absent(data: dict) -> None:
     Raises:
         ValueError: what is there was prepared from something else than the config says.
     """
-    root, name, options = pathlib.Path(data["root"]), data["name"], data.get("options") or {}
+    root, name = pathlib.Path(data["root"]), data["name"]
+    options = {key: value for key, value in (data.get("options") or {}).items() if value is not None}
     if name == "scenes" or (not root.exists() and data.get("source")):
         content = prepare.prepare(name, root, source=data.get("source"), options=options)
     else:

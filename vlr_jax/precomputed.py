@@ -17,13 +17,11 @@ import pathlib
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from vlr_jax import captions, mapped
+from vlr_jax import captions, mapped, raw
 from vlr_jax import features as feature_files
 from vlr_jax import media as media_files
 
-JPEG_QUALITY = 92
 EACH = captions.EACH
 SUBSET = "a part of the data needs --option subset=true"
 
@@ -70,7 +68,7 @@ def _from_lines(
     release: Release, folder: pathlib.Path, features, pictures: bool, subset: bool, notes: list[str]
 ) -> dict[str, Split]:
     """The splits of a folder with `{split}_caps.txt`; with `pictures` the features may be absent."""
-    place = folder if features is None else _place(features, folder)
+    place = folder if features is None else raw.one(features, folder, "features")
     mapping, splits = captions.mapping(folder), {}
     for split in _line_splits(release, folder, subset):
         texts = captions.lines(folder / f"{split}_caps.txt")
@@ -131,7 +129,7 @@ def _from_json(release: Release, path: pathlib.Path, features, subset: bool, not
     images = captions.images(path, release.karpathy_splits)
     read = width = None
     if features is not None:
-        place = _place(features, path.parent)
+        place = raw.one(features, path.parent, "features")
         if place.suffix == ".npy":
             array = mapped.open_array(place, len(images), sum(len(image["texts"]) for image in images))
             read, width = functools.partial(mapped.visual, array), array.shape[2]
@@ -166,14 +164,6 @@ def _nth(read, places: list[int], i: int) -> np.ndarray:
 # ---- both
 
 
-def _place(name, folder: pathlib.Path) -> pathlib.Path:
-    """A file or folder, looked for in `folder` first and then where we stand."""
-    for place in (folder / str(name), pathlib.Path.cwd() / str(name)):
-        if place.exists():
-            return place
-    raise ValueError(f"{name} is neither in {folder} nor in {pathlib.Path.cwd()}")
-
-
 def _layout(release: Release, source) -> tuple[pathlib.Path | None, pathlib.Path | None]:
     """(folder of the captions as lines, None) or (None, Karpathy's JSON)."""
     if source is None:
@@ -192,30 +182,25 @@ def _layout(release: Release, source) -> tuple[pathlib.Path | None, pathlib.Path
 
 
 def sources(release: Release, *, source=None, features=None, media=None, subset=False, **_) -> list[pathlib.Path]:
-    """The raw files that go in, found without reading them."""
+    """The raw files that go in, found without reading them; of a folder those that could be features or pictures."""
     folder, json_path = _layout(release, source)
     if folder is None:
         found = [json_path]
-        places = [] if features is None else [_place(features, json_path.parent)]
+        if features is not None:
+            found += raw.below(raw.one(features, json_path.parent, "features"), feature_files.SUFFIXES)
     else:
-        place = folder if features is None else _place(features, folder)
+        place = folder if features is None else raw.one(features, folder, "features")
         named = [
             path / f"{split}_{kind}"
             for split in _line_splits(release, folder, subset)
             for path, kind in ((folder, "caps.txt"), (folder, "ids.txt"), (place, "ims.npy"))
         ]
         named += [folder / "id_mapping.json", folder.parent / "id_mapping.json"]
-        found, places = [path for path in named if path.is_file()], []
+        found = [path for path in named if path.is_file()]
     if media is not None or (folder is None and features is None):
-        places += _media_places(media, (folder or json_path.parent))
-    for place in places:
-        found += sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+        for place in raw.media(media, folder or json_path.parent):
+            found += raw.below(place, media_files.IMAGES)
     return list(dict.fromkeys(found))
-
-
-def _media_places(media, folder: pathlib.Path) -> list[pathlib.Path]:
-    """A folder or tar files with pictures; the folder of the captions where none is named."""
-    return [folder] if media is None else [_place(part, folder) for part in str(media).split(",")]
 
 
 def _check_counts(release: Release, splits: dict[str, Split]) -> None:
@@ -239,7 +224,7 @@ def read(
         source: a folder, or Karpathy's JSON.
         features: instead of those beside the captions: the folder of `{split}_ims.npy`; for a JSON a `.npy` in its
             order, or what `features.open_features` reads. A JSON without features is one of pictures.
-        media: pictures, a folder or tar files with commas between.
+        media: pictures, a folder or tar files (a glob, or several with commas).
         dev: the first so many visuals of `dev` are kept; 0 keeps all.
         subset: counts are not asserted, and splits may be absent.
 
@@ -272,42 +257,5 @@ def read(
             made, names=made.names[:dev], files=made.files[:dev], texts=made.texts[:dev]
         )
     pictures = media is not None or any(made.features is None for made in splits.values())
-    opened = media_files.open_media(_media_places(media, folder or json_path.parent)) if pictures else None
+    opened = media_files.open_media(raw.media(media, folder or json_path.parent)) if pictures else None
     return splits, opened, notes
-
-
-def record_features(splits: dict[str, Split], media) -> tfds.features.FeaturesDict:
-    """The form of `records`."""
-    kinds, width = tfds.features, next(iter(splits.values())).width
-    form = {"name": kinds.Text(), "text": kinds.Sequence(kinds.Text())}
-    if width is None:
-        form["frames"] = kinds.Sequence(kinds.Tensor(shape=(), dtype=np.object_))
-    else:
-        form["visual"] = kinds.Tensor(shape=(None, width), dtype=np.float16, encoding="bytes")
-    if media is not None:
-        form["thumb"] = kinds.Tensor(shape=(), dtype=np.object_)
-    return kinds.FeaturesDict(form)
-
-
-def records(split: Split, media: media_files.Media | None, image_size: int):
-    """The records of a split, each read when it is asked for.
-
-    Raises:
-        ValueError: features or picture of a visual cannot be used; with its name and place.
-    """
-    for i, (name, file, texts) in enumerate(zip(split.names, split.files, split.texts, strict=True)):
-        record = {"name": name, "text": texts}
-        try:
-            if split.features is not None:
-                record["visual"] = feature_files.half(split.features(i))
-                if record["visual"].shape[1] != split.width:
-                    raise ValueError(f"features of width {record['visual'].shape[1]}, the others have {split.width}")
-            if media is not None:
-                image = media_files.decode(media[file], at_least=image_size)
-                if split.features is None:
-                    image = media_files.shrink(image, shorter=image_size)
-                    record["frames"] = [media_files.encode_jpeg(image, JPEG_QUALITY)]
-                record["thumb"] = media_files.thumbnail(image)
-        except ValueError as error:
-            raise ValueError(f"visual {i} ({name}): {error}") from error
-        yield i, record

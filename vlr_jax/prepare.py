@@ -6,6 +6,7 @@ The folder appears whole or not at all: it is written under another name and ren
 docs/datasets.md describes what lies in it.
 """
 
+import functools
 import hashlib
 import inspect
 import json
@@ -84,14 +85,26 @@ def _digests(paths: list[pathlib.Path], progress: bool) -> list[dict]:
     return [{"name": f"{len(paths)} files", "bytes": sum(d["bytes"] for d in digests), "sha256": whole}]
 
 
-def _identity(dataset: str, builder_class, source, options: dict, encoder: str | None, progress: bool) -> dict:
-    """What prepared.json says of the origin, `fingerprint` included."""
+def _outside(paths: list[pathlib.Path], root: pathlib.Path) -> list[pathlib.Path]:
+    """Raw files that are not of the prepared folder, nor of what a killed run left of it: it may lie in the source."""
+    root, start = root.resolve(), f"{root.name}.partial-"
+
+    @functools.cache
+    def made(folder: pathlib.Path) -> bool:
+        places = (folder, *folder.parents)
+        return any(p.parent == root.parent and (p.name == root.name or p.name.startswith(start)) for p in places)
+
+    return [path for path in paths if not made(path.parent.resolve())]
+
+
+def _identity(dataset: str, builder_class, source, options: dict, encoder: str | None, splits, root, progress) -> dict:
+    """What prepared.json says of the origin, `fingerprint` included; `splits` are the names of those in `root`."""
     find = getattr(builder_class, "find_sources", None)  # a builder without it makes its data itself
     paths = find(source=source, **options) if find else []
     if encoder:  # without one, the identity is that of a folder made before there were any
-        paths, options = paths + sentence.sources(encoder, source), options | {"sentence_encoder": encoder}
+        paths, options = paths + sentence.sources(encoder, source, splits), options | {"sentence_encoder": encoder}
     identity = {"dataset": dataset, "version": str(builder_class.VERSION), "options": by_name(options)}
-    identity["sources"] = _digests(paths, progress)
+    identity["sources"] = _digests(_outside(paths, root), progress)
     return identity | {"fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()}
 
 
@@ -179,14 +192,17 @@ def prepare(
     options = dict(options or {})
     encoder = options.pop("sentence_encoder", None)
     options = _options(dataset, builder_class, options)
-    identity = _identity(dataset, builder_class, source, options, encoder, progress)
+    identify = functools.partial(_identity, dataset, builder_class, source, options, encoder)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        return _same(root, identity, strict)
+        return _same(root, identify(read(root)["splits"], root, progress), strict)
+    if encoder:
+        sentence.sources(encoder, source)  # refused before the work
     parameters = inspect.signature(builder_class.__init__).parameters
     asked = {key: value for key, value in (("strict", strict), ("progress", progress)) if key in parameters}
     with files.temporary_folder(root) as partial:
         builder = builder_class(source=source, **options, **asked, data_dir=partial, file_format="array_record")
         vectors, about = _vectors(builder, encoder, source, partial / "vectors", progress)
+        identity = identify(vectors, root, progress)
         indexes = records.write(builder, partial, progress, vectors)
         shutil.rmtree(partial / "vectors", ignore_errors=True)
         if strict and builder.quarantine:

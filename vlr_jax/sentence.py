@@ -8,9 +8,10 @@ stand for texts that an encoder knows nothing of: their cosine with anything is 
 import array
 import collections
 import glob
+import json
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tqdm
@@ -49,12 +50,13 @@ def by_name(encoder: str) -> str:
     return f"tfidf:{argument}" if kind == "tfidf" else f"{kind}:{pathlib.PurePath(argument).name}"
 
 
-def sources(encoder: str, source) -> list[pathlib.Path]:
+def sources(encoder: str, source, splits: Iterable[str] | None = None) -> list[pathlib.Path]:
     """The files that an encoder reads, by whose content it is recognised: none for tfidf.
 
     Args:
         encoder: its name.
         source: the raw data's folder (or a file in it, or None), where a path is looked for before the current folder.
+        splits: those of the data, which `{split}` stands for; None: they are not known, and it stands for anything.
 
     Raises:
         ValueError: there are none.
@@ -62,9 +64,9 @@ def sources(encoder: str, source) -> list[pathlib.Path]:
     kind, argument = parse(encoder)
     if kind == "tfidf":
         return []
-    path = _located(argument, source)
+    path = _located(argument, source, splits)
     if kind == "file":
-        files = sorted(path.parent.glob(glob.escape(path.name).replace("{split}", "*")))
+        files = sorted(_matching(path, splits))
     else:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
     if not files:
@@ -198,14 +200,15 @@ def _decomposed(matrix, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _file(argument: str, texts: Texts, source) -> tuple[Encode, int, dict]:
     """`.npy` of each split (`{split}` in the name; a dataset of one split may go without), or `.npz` by split."""
-    arrays = {split: _own(_located(argument, source), split, texts) for split in texts}
+    arrays = {split: _own(_located(argument, source, texts), split, texts) for split in texts}
     for split, own in arrays.items():
         expected = sum(map(len, texts[split]))
         if own.dtype.kind != "f" or own.ndim != 2 or len(own) != expected:
             raise ValueError(
                 f"sentence vectors of split {split}: expected floating-point numbers of shape ({expected}, E), a row "
                 f"for each text in the order of the records, found {own.dtype} {own.shape}. (Visuals that were "
-                "quarantined have no texts in the records.)"
+                "quarantined have no texts in the records; of the split dev of flickr30k and coco the first visuals "
+                "alone are kept, --option dev=0 keeps all.)"
             )
     widths = {split: own.shape[1] for split, own in arrays.items()}
     if len(set(widths.values())) != 1 or 0 in widths.values():
@@ -240,6 +243,7 @@ def _own(path: pathlib.Path, split: str, texts: Texts) -> np.ndarray:
 def _transformer(argument: str, texts: Texts, source) -> tuple[Encode, int, dict]:
     """A sentence-transformers model from a local folder; its weights must be safetensors, which run no code."""
     path = _located(argument, source)
+    _refuse_code(path)
     for pickled in (file for file in path.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")):
         if not any(pickled.parent.glob("*.safetensors")):
             raise ValueError(f"{pickled} is pickled, which may run code: only weights as .safetensors are loaded")
@@ -260,21 +264,38 @@ def _transformer(argument: str, texts: Texts, source) -> tuple[Encode, int, dict
     return encode, int(encode("", ["a"], None).shape[1]), {"sentence_transformers": sentence_transformers.__version__}
 
 
+def _refuse_code(path: pathlib.Path) -> None:
+    """Raises ValueError where a model's folder has code, or names modules that are not sentence-transformers' own."""
+    if code := sorted(file for file in path.rglob("*") if file.suffix.lower() == ".py"):
+        raise ValueError(f"{code[0]} is code: only models without code of their own are loaded")
+    for file in path.rglob("modules.json"):
+        try:
+            types = [module["type"] for module in json.loads(file.read_bytes())]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: expected a list of modules, each with its type; {error!r}") from error
+        foreign = [kind for kind in types if not str(kind).startswith("sentence_transformers.")]
+        if foreign:
+            raise ValueError(f"{file} names the module {foreign[0]!r}; expected types sentence_transformers.… alone")
+
+
 # ---- shared
 
 
-def _located(path: str, source) -> pathlib.Path:
+def _located(path: str, source, splits: Iterable[str] | None = None) -> pathlib.Path:
     """A path as it is, or in the source folder, or in the current one; `{split}` stays in it."""
     if source is not None:
         folder = pathlib.Path(source)
         inside = (folder if folder.is_dir() else folder.parent) / path
-        if any(_matching(inside)):
+        if _matching(inside, splits):
             return inside
     return pathlib.Path.cwd() / path
 
 
-def _matching(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    return path.parent.glob(glob.escape(path.name).replace("{split}", "*"))
+def _matching(path: pathlib.Path, splits: Iterable[str] | None) -> set[pathlib.Path]:
+    """The files that a path stands for, `{split}` in its name being one of the splits, or anything."""
+    name = glob.escape(path.name)
+    names = ["*"] if splits is None else map(glob.escape, splits)
+    return {file for split in names for file in path.parent.glob(name.replace("{split}", split))}
 
 
 def _unit(vectors: np.ndarray, what: str) -> np.ndarray:

@@ -6,9 +6,7 @@ anything is written. A broken item is left out, counted and written down (`quara
 """
 
 import collections
-import glob
 import math
-import os
 import pathlib
 
 import numpy as np
@@ -16,22 +14,12 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from vlr_jax import features as feature_files
-from vlr_jax import jsonl
+from vlr_jax import jsonl, raw
 from vlr_jax import media as media_files
 
 MOST_FACTS = 4096
 SHOWN = 50  # problems listed in one error
 JPEG_QUALITY = 92
-
-
-def _located(pattern: str, folder: pathlib.Path, what: str) -> list[pathlib.Path]:
-    """The files or folders that a path or glob names, looked for in `folder` first and then where we stand."""
-    for place in (folder, pathlib.Path.cwd()):
-        if found := sorted(map(pathlib.Path, glob.glob(os.path.join(glob.escape(str(place)), pattern)))):
-            return found
-        if (place / pattern).exists():  # a name that has *, ? or [ in it
-            return [place / pattern]
-    raise ValueError(f"{what} {pattern!r} is neither in {folder} nor in {pathlib.Path.cwd()}")
 
 
 def _fact_names(items: list[jsonl.Item]) -> list[str] | None:
@@ -59,7 +47,7 @@ def _files(source, captions, features, media) -> tuple[pathlib.Path, list[pathli
     if source.is_file():
         lines = source
     elif captions is not None:
-        lines = _located(str(captions), folder, "captions")[0]
+        lines = raw.one(captions, folder, "captions")
     else:
         there = sorted(folder.glob("*.jsonl"))
         lines = folder / "captions.jsonl"
@@ -68,11 +56,8 @@ def _files(source, captions, features, media) -> tuple[pathlib.Path, list[pathli
             raise ValueError(f"{folder} has no captions.jsonl; name one with captions=…; its .jsonl files: {names}")
         lines = lines if lines in there else there[0]
     if features is not None:
-        features = [_located(part, folder, "features")[0] for part in str(features).split(",")]
-    places = (
-        [folder] if media is None else [p for part in str(media).split(",") for p in _located(part, folder, "media")]
-    )
-    return lines, features, places
+        features = [raw.one(part, folder, "features") for part in str(features).split(",")]
+    return lines, features, raw.media(media, folder)
 
 
 def _sum(widths: tuple[int, ...]) -> str:
@@ -144,10 +129,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """The raw files that go in, found without reading them."""
         lines, features, places = _files(source, captions, features, media)
         files = [lines]
-        for place, endings in [(place, {".npy", ".npz"}) for place in features or ()] + [
-            (place, media_files.IMAGES) for place in places
-        ]:
-            files += sorted(p for p in place.rglob("*") if p.suffix.lower() in endings) if place.is_dir() else [place]
+        for place in features or ():
+            files += raw.below(place, feature_files.SUFFIXES)
+        for place in places:
+            files += raw.below(place, media_files.IMAGES)
         return files
 
     def sources(self) -> list[pathlib.Path]:
@@ -162,20 +147,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return pathlib.PurePosixPath(item.media).suffix.lower() not in media_files.VIDEOS and item.media in self._media
 
     def _parts(self, item: jsonl.Item) -> list[np.ndarray]:
-        """An item's features `[R, D_i]` of every file.
+        """An item's features, float16 `[R, D_i]`, of every file.
 
         Raises:
             ValueError: a file has none, or they are not finite float16 numbers.
         """
-        parts = [feature_files.find(features, item.media) for features in self._features]
-        for array in parts:
-            bad = array.size - int(np.isfinite(array).sum())
-            if bad:
-                raise ValueError(f"{bad} of {array.size} features are NaN or infinite")
-            largest = float(np.abs(array).max())
-            if largest > float(np.finfo(np.float16).max):
-                raise ValueError(f"features reach {largest:g}; they are stored as float16, which ends at 65504")
-        return parts
+        return [feature_files.half(feature_files.find(features, item.media)) for features in self._features]
 
     def _visual(self, item: jsonl.Item) -> np.ndarray:
         """An item's features as float16 `[R, D]`.
@@ -183,7 +160,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         Raises:
             ValueError: as `_parts` and `features.join`.
         """
-        return feature_files.join([part.astype(np.float16) for part in self._parts(item)])
+        return feature_files.join(self._parts(item))
 
     def _image(self, item: jsonl.Item) -> np.ndarray:
         """An item's picture, its shorter side at most `image_size`.
