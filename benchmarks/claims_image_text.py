@@ -1,15 +1,17 @@
 """What the abstracts of the image-text papers claim, checked by small runs: docs/claims.md and its plots.
 
-    python benchmarks/claims_image_text.py --flickr8k FOLDER [--rows 'runs/*']     runs what is missing, then writes
-    python benchmarks/claims_image_text.py --flickr8k FOLDER --list               only says what would run, and how long
+    python benchmarks/claims_image_text.py --flickr8k FOLDER [--rows 'runs/*']    runs what is missing, then writes
+    python benchmarks/claims_image_text.py --flickr8k FOLDER --list               only says what would run, how long
+    python benchmarks/claims_image_text.py --flickr8k FOLDER --document           runs nothing, writes from the cache
 
 FOLDER holds captions.jsonl, features_grid3x3_pca256.npz and the two files of judgments of testA (docs/datasets.md);
 without it the claims that need no photographs are checked and the document says so. `--rows`: folders of finished runs,
 as those of README's table; they are read, not run again.
 
 A run is one JSON file in --cache, named by a hash of its config; what is there is not run again, so an interrupted call
-goes on where it was. A change of the library's code does not change the hash: remove the folder to measure anew. Seeds
-share one compiled step through jax's persistent compilation cache (in --cache as well).
+goes on where it was. A run that does not stay finite has a row that says so, and is not repeated. A change of the
+library's code does not change the hash: remove the folder to measure anew. Seeds share one compiled step through jax's
+persistent compilation cache (in --cache as well).
 `--setting smoke` is a minute and means nothing; `--full` is for a GPU: larger models, longer runs, five seeds.
 """
 
@@ -32,7 +34,7 @@ CURVES = ("loss", "embedding_grad/visual", "embedding_grad/text", "grad_norm", "
 
 
 def read_row(path: pathlib.Path) -> dict | None:
-    """A cached row; None if there is none. Rows are written whole or not at all."""
+    """A cached row (`failed` in it where the run did); None if there is none. Rows are written whole or not at all."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -67,7 +69,7 @@ def ready(config: dict) -> None:
 
 
 def run(configuration: plans.Configuration, seed: int, cache: pathlib.Path) -> dict:
-    """Trains one run and keeps its row.
+    """Trains one run and keeps its row, `failed` where it did not stay finite: a finding, not an error.
 
     Raises:
         KeyboardInterrupt: it was asked to stop; the same command continues it.
@@ -82,11 +84,11 @@ def run(configuration: plans.Configuration, seed: int, cache: pathlib.Path) -> d
     workdir, start = cache / "workdirs" / name, time.perf_counter()
     try:
         result = train.train(config, str(workdir))
-    except FloatingPointError as error:  # a finding, not a failure: the row says it
-        raise SystemExit(f"{configuration.title}, seed {seed}: {error}") from error
-    if result is None:
-        raise KeyboardInterrupt
-    row = row_of(result, log.read(workdir))
+        if result is None:
+            raise KeyboardInterrupt
+        row = row_of(result, log.read(workdir))
+    except FloatingPointError as error:
+        row = {"failed": str(error)}
     device = jax.devices()[0]
     row |= {
         "key": configuration.key,
@@ -101,10 +103,10 @@ def run(configuration: plans.Configuration, seed: int, cache: pathlib.Path) -> d
     return row
 
 
-def timing(cache: pathlib.Path, size: int) -> dict:
+def timing(cache: pathlib.Path, size: int, only_read: bool = False) -> dict | None:
     """Milliseconds of a loss with its gradient in both directions at B = `size`: the median of bursts in turns."""
     path = cache / f"timing-{size}.json"
-    if found := read_row(path):
+    if (found := read_row(path)) or only_read:
         return found
     import jax
     import numpy as np
@@ -150,9 +152,24 @@ def told(plan: list, seeds: int, cache: pathlib.Path) -> list[tuple]:
         total += each * len(missing)
         todo += [(c, s) for s in missing]
         state = f"seeds {', '.join(map(str, missing))} to do, about {each:.0f} s each" if missing else "done"
+        failed = [str(s) for s in range(seeds) if (rows[c.key, s] or {}).get("failed")]
+        state += f"; seeds {', '.join(failed)} did not stay finite" if failed else ""
         print(f"  {c.title:58} {c.config['steps']:5} steps  {state}")
     print(f"to do: {len(todo)} runs, about {total / 60:.0f} min on two quiet cores (quick setting)", flush=True)
     return todo
+
+
+def cached(plan: list, seeds: int, cache: pathlib.Path) -> tuple[dict, list[dict]]:
+    """Key → seed → row of what is cached, and the rows of runs that did not stay finite."""
+    rows, failed = {}, []
+    for c in plan:
+        for seed in range(seeds):
+            row = read_row(cache / f"{numbers.digest(plans.seeded(c.config, seed))}.json")
+            if row and "failed" in row:
+                failed.append(row)
+            elif row:
+                rows.setdefault(c.key, {})[seed] = row
+    return rows, failed
 
 
 def arguments():
@@ -160,6 +177,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flickr8k", type=pathlib.Path, help="folder of Flickr8k; without it only the scenes")
     parser.add_argument("--rows", nargs="*", default=[], help="folders (or globs) of finished runs to read")
+    parser.add_argument("--document", action="store_true", help="run nothing, write from the rows that are cached")
     parser.add_argument("--list", action="store_true", help="only list the runs and the estimated time")
     parser.add_argument("--setting", choices=plans.SETTINGS, default="quick")
     parser.add_argument("--full", action="store_true", help="the same as --setting full")
@@ -187,6 +205,8 @@ def main():
     todo = told([c for c in plan if c.key.startswith(options.only)], options.setting.seeds, options.cache)
     if options.list:
         return
+    if options.document:
+        todo = []
     import claims_report
     import claims_reused
     import jax
@@ -200,19 +220,15 @@ def main():
         for place, (configuration, seed) in enumerate(todo, 1):
             print(f"[{place}/{len(todo)}] {configuration.title}, seed {seed}", flush=True)
             row = run(configuration, seed, options.cache)
-            print(f"    rsum {row['metrics']['test/rsum']:.1f} in {row['seconds']:.0f} s", flush=True)
+            words = row.get("failed") or f"rsum {row['metrics']['test/rsum']:.1f}"
+            print(f"    {words} in {row['seconds']:.0f} s", flush=True)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on where this one was")
-    rows = {}
-    for c in plan:
-        for seed in range(options.setting.seeds):
-            if row := read_row(options.cache / f"{numbers.digest(plans.seeded(c.config, seed))}.json"):
-                rows.setdefault(c.key, {})[seed] = row
+    rows, failed = cached(plan, options.setting.seeds, options.cache)
     reused = claims_reused.read(options.rows, options.flickr8k, options.cache)
+    timings = [timing(options.cache, size, options.document) for size in (128, 512)]
     machine = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    path = claims_report.write(
-        rows, reused, [timing(options.cache, size) for size in (128, 512)], options, plan, machine
-    )
+    path = claims_report.write(rows, failed, reused, list(filter(None, timings)), options, plan, machine)
     print(f"written: {path}")
 
 

@@ -14,16 +14,26 @@ JUDGMENTS = {"expert": "ExpertAnnotations_testA.txt", "crowdflower": "CrowdFlowe
 SENTENCES = "tfidf"  # of the pseudo grades: only trained on, never what a claim is judged by
 
 
+class Start(NamedTuple):
+    """How a run on the scenes begins: learning rate, and width of a hidden layer before the visual projection."""
+
+    lr: float
+    hidden: int = 0
+
+    def __str__(self):
+        return f"lr {self.lr:g}" + (", hidden layer" if self.hidden else "")
+
+
 class Setting(NamedTuple):
-    """One size of everything. `rates`: learning rates on the scenes, the first one benign, the last one harsh."""
+    """One size of everything. `starts`: of the runs on the scenes, the first benign, the last one harsh."""
 
     name: str
     seeds: int
     scenes: dict
     scenes_steps: int
     scenes_model: dict
-    rates: tuple[float, ...]
-    sizes: tuple[int, ...]  # images of Flickr8k to train on; the ablations are at MIDDLE of them
+    starts: tuple[Start, ...]
+    sizes: tuple[int, ...]  # images of Flickr8k to train on; the ablations are at ABLATED of them
     steps: tuple[int, ...]  # of each size
     model: dict
     evaluations: int  # of a run, on the way
@@ -33,19 +43,21 @@ class Setting(NamedTuple):
 
 QUICK = Setting(
     "quick", 3, dict(train=3000, val=200, test=500), 1000, dict(dim=256, word_dim=64, text="mean"),
-    (3e-3, 1e-2, 3e-2), (500, 2000), (200, 400), dict(dim=256, word_dim=300, text="mean"), 20, 128, False,
+    (Start(3e-3), Start(1e-2), Start(1e-2, 128)), (500, 2000), (200, 400), dict(dim=256, word_dim=300, text="mean"), 20,
+    128, False,
 )  # fmt: skip
 FULL = Setting(
     "full", 5, dict(train=6000, val=500, test=500), 5000, dict(dim=1024, word_dim=300, text="gru+mean"),
-    (3e-4, 1e-3, 3e-3), (500, 2000, 6000), (600, 2000, 4000), dict(dim=1024, word_dim=300, text="gru+mean"), 20, 128,
-    True,
+    (Start(3e-4), Start(3e-3), Start(3e-3, 512)), (500, 2000, 6000), (600, 2000, 4000), dict(dim=1024, word_dim=300, text="gru+mean"),
+    20, 128, True,
 )  # fmt: skip
 SMOKE = Setting(
     "smoke", 2, dict(train=200, val=40, test=60), 12, dict(dim=16, word_dim=8, text="mean"),
-    (3e-3, 1e-2, 3e-2), (100, 200), (6, 12), dict(dim=16, word_dim=8, text="mean"), 3, 16, False,
+    (Start(3e-3), Start(1e-2), Start(1e-2, 8)), (100, 200), (6, 12), dict(dim=16, word_dim=8, text="mean"), 3, 16,
+    False,
 )  # fmt: skip
 SETTINGS = {setting.name: setting for setting in (QUICK, FULL, SMOKE)}
-MIDDLE = 1  # of the sizes
+ABLATED = 1  # the place of that size: Triplet-HN, and every base with S-NDCG, are run there
 
 
 class Configuration(NamedTuple):
@@ -105,12 +117,13 @@ def flickr_lines(source: pathlib.Path, size: int, target: pathlib.Path) -> None:
     files.write(target, "".join(line + "\n" for i, line in enumerate(lines) if i in kept | others))
 
 
-def scenes_config(setting: Setting, data: dict, losses: dict, lr: float, relevance: str = "identity") -> dict:
+def scenes_config(setting: Setting, data: dict, losses: dict, start: Start, relevance: str = "identity") -> dict:
     """A complete config on the scenes; graded by the facts, which nothing is trained on."""
     every = max(setting.scenes_steps // setting.evaluations, 1)
+    hidden = dict(visual_hidden=start.hidden) if start.hidden else {}
     return _complete(
-        setting, data, losses, relevance, steps=setting.scenes_steps, lr=lr, every=every, logs=10,
-        text=dict(name="words", length=24), model=setting.scenes_model,
+        setting, data, losses, relevance, steps=setting.scenes_steps, lr=start.lr, every=every, logs=10,
+        text=dict(name="words", length=24), model=setting.scenes_model | hidden,
         dev=dict(data=dict(split="val")),
         test=dict(data=dict(split="test"), relevance="facts"),
     )  # fmt: skip
@@ -154,18 +167,18 @@ def plan(setting: Setting, data: pathlib.Path, flickr8k: pathlib.Path | None) ->
     scenes = scenes_data(setting, data)
     found = []
 
-    def on_scenes(key, title, losses, lr, relevance="identity"):
-        config = scenes_config(setting, scenes, losses, lr, relevance)
+    def on_scenes(key, title, losses, start, relevance="identity"):
+        config = scenes_config(setting, scenes, losses, start, relevance)
         kind = "scenes" if relevance == "identity" else "graded scenes"
-        found.append(Configuration(key, f"{title}, scenes, lr {lr:g}", config, SECONDS[kind]))
+        found.append(Configuration(key, f"{title}, scenes, {start}", config, SECONDS[kind]))
 
-    for place, lr in enumerate(setting.rates):
-        on_scenes(f"scenes/hard/{place}", "Triplet-HN", HARD, lr)
-        # Where it gets off the plateau at the harshest rate, it does at those in between.
-        if setting.everywhere or place in (0, len(setting.rates) - 1):
-            on_scenes(f"scenes/selhn/{place}", "SelHN", SELECTIVE, lr)
-    on_scenes("scenes/soft/0", "Triplet-SN", SOFT, setting.rates[0])
-    on_scenes("scenes/bcls/0", "BCLS (Triplet-SN + SW-HS)", BCLS, setting.rates[0], "caption_cosine")
+    for place, start in enumerate(setting.starts):
+        on_scenes(f"scenes/hard/{place}", "Triplet-HN", HARD, start)
+        # Where it gets off the plateau at the harshest start, it does at those in between.
+        if setting.everywhere or place in (0, len(setting.starts) - 1):
+            on_scenes(f"scenes/selhn/{place}", "SelHN", SELECTIVE, start)
+    on_scenes("scenes/soft/0", "Triplet-SN", SOFT, setting.starts[0])
+    on_scenes("scenes/bcls/0", "BCLS (Triplet-SN + SW-HS)", BCLS, setting.starts[0], "caption_cosine")
     if flickr8k is None:
         return found
 
@@ -179,9 +192,9 @@ def plan(setting: Setting, data: pathlib.Path, flickr8k: pathlib.Path | None) ->
 
     for place in range(len(setting.sizes)):
         for base, (title, losses) in BASES.items():
-            if place == MIDDLE or base != "hard" or setting.everywhere:
+            if place == ABLATED or base != "hard" or setting.everywhere:
                 on_flickr(base, title, losses, place)
-            if place == MIDDLE:
+            if place == ABLATED:
                 on_flickr(f"{base}+list", f"{title} + S-NDCG", listwise(losses), place, "caption")
     return found
 

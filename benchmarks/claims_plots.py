@@ -2,9 +2,10 @@
 
 import math
 
+import claims_checks as checks
 import claims_numbers as numbers
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = {
     "hard": "#c2410c",
@@ -53,12 +54,12 @@ def _logged(name: str):
     return lambda row: (row["curves"]["step"], row["curves"][name])
 
 
-def gradients(rows: dict, rates, path) -> None:
-    """Loss and the gradients that reach the encodings, Triplet-HN beside SelHN, a column for each learning rate."""
-    lines = {"loss": "loss", "embedding_grad/visual": "gradient at visuals", "embedding_grad/text": "gradient at texts"}
-    lines |= {"dev/rsum": "rsum on val"}
-    figure, panels = _panels(len(lines), len(rates), height=2.0)
-    for column, lr in enumerate(rates):
+def gradients(rows: dict, starts, path) -> None:
+    """Loss and the gradients that reach the encodings, Triplet-HN beside SelHN, a column for each start."""
+    lines = {"loss": "loss", "embedding_grad/visual": "gradient norm at visuals"}
+    lines |= {"embedding_grad/text": "gradient norm at texts", "dev/rsum": "rsum on val"}
+    figure, panels = _panels(len(lines), len(starts), height=2.0)
+    for column, start in enumerate(starts):
         for axes, (name, label) in zip(panels[:, column], lines.items(), strict=True):
             for loss in ("hard", "selhn"):
                 if runs := rows.get(f"scenes/{loss}/{column}"):
@@ -69,14 +70,21 @@ def gradients(rows: dict, rates, path) -> None:
             if name == "loss":
                 axes.axhline(0.2, color="#64748b", linewidth=0.8, linestyle=":")
                 axes.set_ylim(0.12, 0.3)
-                axes.legend(fontsize=7, frameon=False)
+                absent = [NAMES[loss] for loss in ("hard", "selhn") if f"scenes/{loss}/{column}" not in rows]
+                axes.legend(fontsize=7, frameon=False, title=f"{', '.join(absent)} not run" if absent else None,
+                            title_fontsize=7)  # fmt: skip
             elif name != "dev/rsum":
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axes.yaxis.set_minor_formatter(NullFormatter())
+            else:
+                axes.set_ylim(0, 600)
             if name != "dev/rsum":
                 axes.set_xscale("log")
-            _tidy(axes, f"learning rate {lr:g}" if name == "loss" else "", label if column == 0 else "")
-    figure.suptitle("Scenes: from the start of training; mean and range over seeds; dotted: the margin", fontsize=10)
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            _tidy(axes, str(start) if name == "loss" else "", label if column == 0 else "")
+    figure.suptitle("Scenes, whole training: mean and range over seeds; dotted: the margin", fontsize=10)
     figure.savefig(path, dpi=110)
 
 
@@ -88,30 +96,40 @@ def convergence(rows: dict, panels: list[tuple[str, list[str]]], path) -> None:
             if runs := rows.get(key):
                 loss = key.split("/")[1]
                 series = lambda row: (row["dev"]["step"], row["dev"]["rsum"])
-                _band(axes, runs, series, color=COLOURS[loss], label=NAMES[loss])
-                to = numbers.mean_std([numbers.steps_to(*series(row)) for row in runs.values()])[0]
-                axes.axvline(to, color=COLOURS[loss], linewidth=0.9, linestyle=":")
+                late, known = sum(map(checks.rising, runs.values())), [checks.steps95(row) for row in runs.values()]
+                label = NAMES[loss] + (f" (still rising: {late} of {len(runs)})" if late else "")
+                _band(axes, runs, series, color=COLOURS[loss], label=label)
+                if None not in known:
+                    to = numbers.mean_std(known)[0]
+                    axes.axvline(to, color=COLOURS[loss], linewidth=0.9, linestyle=":")
         seeds = {len(rows[key]) for key in keys if key in rows}
         _tidy(axes, f"{title}, n = {', '.join(map(str, sorted(seeds)))}", "rsum on the selection split")
         if seeds:
             axes.legend(fontsize=8, frameon=False)
-    figure.suptitle("Dotted: 95 % of a run's own best, mean over seeds", fontsize=9)
+    words = "Mean and range over seeds; dotted: steps to 95 % of a run's own best (a lower bound where it still rises)"
+    figure.suptitle(words, fontsize=9)
     figure.savefig(path, dpi=110)
 
 
-def differences(panels: list[tuple[str, list[tuple[str, list[float], float]]]], path) -> None:
-    """Paired differences by seed; `panels` are (title, lines of (label, differences, noise)). Right of 0 is better.
+def differences(panels: list[tuple[str, str, list[tuple[str, list[float], float]]]], path) -> None:
+    """Paired differences by seed, right of 0 is better; `panels`: (title, unit, lines of (label, differences, noise)).
 
     The grey bar is the noise of the verdict, the pooled standard deviation over seeds.
     """
-    height = 0.7 + 0.25 * max(len(lines) for _, lines in panels)
-    figure, places = _panels(-(-len(panels) // 2), 2, width=4.6, height=height)
-    for axes, (title, lines) in zip(places.flat, panels, strict=False):
+    if not panels:
+        return
+    height = 0.9 + 0.38 * max(len(lines) for _, _, lines in panels)
+    figure, places = _panels(-(-len(panels) // 2), min(len(panels), 2), width=4.8, height=height)
+    for axes, (title, unit, lines) in zip(places.flat, panels, strict=False):
         for place, (_, values, noise) in enumerate(reversed(lines)):
             if math.isfinite(noise):
                 axes.barh(place, 2 * noise, left=-noise, color="#cbd5e1", height=0.6)
             axes.plot(values, [place] * len(values), "o", color="#1d4ed8", markersize=4)
         axes.axvline(0, color="#334155", linewidth=0.8)
         axes.set_yticks(range(len(lines)), [label for label, _, _ in reversed(lines)])
-        _tidy(axes, title, "", "difference, one point a seed")
+        _tidy(axes, title, "", f"difference{f', points of {unit}' if unit else ''}")
+    for axes in places.flat[len(panels) :]:
+        axes.set_visible(False)
+    words = "Flickr8k testA: one point a seed, right of 0 is better; grey: the noise (pooled standard deviation)"
+    figure.suptitle(words, fontsize=9)
     figure.savefig(path, dpi=110)

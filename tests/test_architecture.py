@@ -16,7 +16,7 @@ REPO = PACKAGE.parent
 # docs/architecture.md shows the same table.
 ALLOWED = {
     "ranking": set(), "types": set(), "resolve": set(), "wordpiece": set(), "text": {"wordpiece"},
-    "media": set(), "features": set(),
+    "media": set(), "features": set(), "raw": set(),
     "jsonl": set(), "files": set(), "curves": set(), "world": set(),
     "config": {"files"}, "log": {"files"},
     "grammar": {"world"},
@@ -29,8 +29,9 @@ ALLOWED = {
     "layers": {"layers"},
     "models": {"layers", "types"},
     "captions": set(), "mapped": {"captions"},
-    "precomputed": {"captions", "features", "mapped", "media"},
-    "data": {"features", "jsonl", "media", "precomputed", "world", "grammar"},
+    "precomputed": {"captions", "features", "mapped", "media", "raw"},
+    "released": {"features", "media", "precomputed"},
+    "data": {"features", "jsonl", "media", "precomputed", "raw", "released", "world", "grammar"},
     "sentence": {"text"},
     "records": {"media", "text"},
     "prepare": {"files", "resolve", "records", "sentence"},

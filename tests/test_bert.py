@@ -13,7 +13,7 @@ from vlr_jax.layers.bert import Bert
 from vlr_jax.pretrained import bert
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "bert_tiny.npz"
-SIZES = dict(dim=16, layers=2, heads=2, hidden=24, positions=12, eps=1e-12, dropout=0.1)
+SIZES = dict(dim=16, layers=2, heads=2, hidden=24, positions=12, eps=1e-12, dropout=0.1, attention_dropout=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_output_and_gradients(golden, state):
 @pytest.fixture(scope="module")
 def made():
     """A model of one layer; ids, mask; and a compiled `(ids, mask, dropout's key or None) → output`."""
-    model = Bert(20, **SIZES | dict(layers=1, dropout=0.5))
+    model = Bert(20, **SIZES | dict(layers=1, dropout=0.5, attention_dropout=0.5))
     ids, mask = np.arange(8, dtype=np.int32).reshape(2, 4), np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
     params = jax.jit(lambda: model.init(jax.random.key(0), ids, mask, train=False))()
 
@@ -72,7 +72,7 @@ def made():
         rngs = None if key is None else {"dropout": jax.random.key(key)}
         return model.clone(**fields).apply(params, ids, mask, train=key is not None, rngs=rngs)
 
-    return model, ids, mask, jax.jit(encode, static_argnames="dtype")
+    return model, ids, mask, jax.jit(encode, static_argnames=("dtype", "dropout", "attention_dropout"))
 
 
 def test_what_is_behind_the_mask_changes_nothing(made):
@@ -84,6 +84,8 @@ def test_what_is_behind_the_mask_changes_nothing(made):
 def test_dropout_and_half_precision(made):
     _, ids, mask, encode = made
     assert (encode(ids, mask, 0) != encode(ids, mask, 1)).any()
+    of_weights, none = (encode(ids, mask, 0, dropout=0.0, attention_dropout=rate) for rate in (0.5, 0.0))
+    assert (of_weights != none).any() and (none == encode(ids, mask)).all()
     half = encode(ids, mask, dtype=jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(np.float32), encode(ids, mask), atol=0.06)
@@ -103,6 +105,8 @@ def test_folder(golden, state, tmp_path, capsys, prefix):
     named_state |= {"cls.predictions.bias": np.zeros(59, np.float32)} if prefix else {}
     folder = write(tmp_path, named_state, named(golden))
     assert bert.dims(folder) == SIZES
+    (folder / "config.json").write_text(json.dumps(named(golden) | dict(attention_probs_dropout_prob=0.0)))
+    assert bert.dims(folder) == SIZES | dict(attention_dropout=0.0)
     tree = bert.load(folder)
     assert jax.tree.all(jax.tree.map(np.array_equal, tree["params"], weights.bert(state)[0]))
     told = capsys.readouterr().err

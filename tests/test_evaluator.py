@@ -149,6 +149,9 @@ def test_model_that_is_not_finite():
     split.rows["visuals"] = split.rows["visuals"].copy()
     split.rows["visuals"][3, 0] = np.inf
     assert evaluator(split).result(VARIABLES)["finite"] is False
+    model = predict()
+    low = lambda *given: {"sim": jnp.where(predict()["similarity"](*given)["sim"] > 0.99, -jnp.inf, 0.0)}
+    assert evaluator(perfect(), model | {"similarity": low}).result(VARIABLES)["finite"] is False
     json.dumps(result, allow_nan=False)
 
 

@@ -166,6 +166,24 @@ def test_the_published_package(shared_data, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(again, sides, strict=True))
 
 
+def test_restricted_rankings():
+    """Texts of some visuals need not lie together: what is left is what ranking them alone gives."""
+    rng = np.random.default_rng(0)
+    scores, owner = rng.standard_normal((6, 18)), np.arange(18) % 6
+    lists = retrieved.Lists(*(np.argsort(-side, 1).astype(np.int32) for side in (scores, scores.T)))
+    visuals = np.array([1, 2, 4])
+    texts = np.flatnonzero(np.isin(owner, visuals))
+    part = scores[np.ix_(visuals, texts)]
+    alone = retrieved.Lists(*(np.argsort(-side, 1) for side in (part, part.T)))
+    found = retrieved.restrict(lists, visuals, texts)
+    assert all(np.array_equal(a, b) for a, b in zip(found, alone, strict=True))
+    cut = retrieved.Lists(np.where(np.arange(18) < 7, lists.v2t, -1), lists.t2v)
+    kept = retrieved.restrict(cut, visuals, texts).v2t
+    for row, (own, table) in enumerate(zip(alone.v2t, lists.v2t[visuals], strict=True)):
+        count = int(np.isin(table[:7], texts).sum())
+        assert kept[row][kept[row] >= 0].tolist() == own[:count].tolist() and (kept[row, count:] == -1).all()
+
+
 def test_evaluator(gallery):
     folder, lists = gallery
     known, rng = extended.load(folder), np.random.default_rng(0)

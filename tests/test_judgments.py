@@ -216,10 +216,21 @@ def test_bootstrap():
         half = rng.permutation(300)[:150]
         twin.append(scipy.stats.spearmanr(scores[half], grades[half]).statistic)
     assert mean == pytest.approx(np.mean(twin), abs=0.01) and std == pytest.approx(np.std(twin), rel=0.2)
-    # Queries of several items: each sample takes one of them, so an agreement within queries only is not rewarded.
-    queries = np.repeat(np.arange(60), 5)
-    assert judgments.bootstrap(queries, queries, queries, samples=3) == (1.0, 0.0)
-    within = judgments.bootstrap(queries, np.tile(np.arange(5), 60), np.tile(np.arange(5), 60) * 1.0, samples=20)
-    assert within[0] == pytest.approx(1.0)
+    # Queries of several items: a sample takes one of each, at random, so neither one query of many that agree nor the
+    # first items (which disagree) can outweigh the others; the rows need not lie in the order of the queries.
+    sizes = np.array([*[1] * 20, *[4] * 12, 60])
+    queries = rng.permutation(np.repeat(np.arange(len(sizes)) * 7, sizes))
+    grades = rng.random(len(queries))
+    first = np.unique(queries, return_index=True)[1]
+    scores = grades.copy()
+    scores[first] = 1 - grades[first]
+    mean, std = judgments.bootstrap(queries, scores, grades, samples=400)
+    twin = []
+    for _ in range(400):
+        half = rng.permutation(np.unique(queries))[: len(sizes) // 2]
+        rows = [rng.choice(np.flatnonzero(queries == query)) for query in half]
+        twin.append(scipy.stats.spearmanr(scores[rows], grades[rows]).statistic)
+    assert mean == pytest.approx(np.mean(twin), abs=0.08) and std == pytest.approx(np.std(twin), rel=0.2)
+    assert mean < 0.2 and scipy.stats.spearmanr(scores, grades).statistic > 0.4
     with pytest.raises(ValueError, match="3 queries are too few"):
         judgments.bootstrap(np.arange(3), np.arange(3), np.arange(3))

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from vlr_jax.layers.product import Dense, product, turned
 
@@ -22,11 +24,25 @@ def test_product(dtype, atol):
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=atol)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_turned(rows):
+def test_turned(rows, devices, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     for dtype in (jnp.float32, jnp.bfloat16):
         x = jnp.asarray(rng.normal(size=(rows, 4)), dtype)
         assert (turned(x) == x.T).all() and turned(x).shape == (4, rows)
+
+
+def test_no_activations_travel():
+    """Rows split over devices: the gradient adds up the weight's parts and moves nothing else."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    layer, x = Dense(4, dtype=jnp.bfloat16), jnp.zeros((8, 3, 6), jnp.bfloat16)
+    params = jax.device_put(layer.init(jax.random.key(0), x), NamedSharding(mesh, P()))
+    gradient = jax.jit(jax.grad(lambda params, x: jnp.sum(layer.apply(params, x) ** 2), (0, 1)))
+    compiled = gradient.lower(params, jax.device_put(x, NamedSharding(mesh, P("data")))).compile().as_text()
+    assert "all-reduce" in compiled
+    for moved in ("collective-permute", "all-gather", "all-to-all"):
+        assert moved not in compiled
 
 
 def test_dense_is_nn_dense():

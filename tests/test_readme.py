@@ -3,12 +3,13 @@
 import importlib.util
 import pathlib
 import re
+import runpy
 
+import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from vlr_jax import losses, relevance
-from vlr_jax.resolve import choices
+from vlr_jax import config, losses, optim, relevance
+from vlr_jax.resolve import choices, resolve
 from vlr_jax.terms import Terms
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
@@ -30,9 +31,17 @@ def test_the_loop_of_the_readme_learns(capsys):
 
 @pytest.mark.parametrize("block", blocks(METHODS))
 def test_configs_of_the_methods(block):
-    c = ConfigDict({"relevance": {"name": "identity"}})
+    """Put into a shipped config, which they say they change; files that they name are not looked for."""
+    c = runpy.run_path(str(REPO / "configs" / "vse_infty_flickr30k.py"))["get_config"]("smoke")
+    c.relevance = dict(name="identity")
     exec(block, {"c": c})
-    assert Terms(c.losses.to_dict(), c.relevance.to_dict()).terms
+    plan = config.complete(c)
+    assert Terms(plan["losses"], plan["relevance"]).terms
+    fields = plan["model"]
+    assert fields.keys() <= {*resolve("models", fields["name"]).__dataclass_fields__}
+    for entry in plan["init"]:
+        assert callable(resolve("pretrained", entry["name"]))
+    optim.make(plan["optim"], {"bert": {"places": np.zeros(2)}}, steps=4, steps_per_epoch=2)
 
 
 def test_methods_have_every_loss_and_relevance():

@@ -261,6 +261,31 @@ def test_two_runs_that_do_not_compare(tmp_path):
     assert not re.search(r"[▲▼] [+−]", shown.text)
 
 
+def test_other_grades_and_other_judgments_give_no_difference(tmp_path):
+    """NDCG and tau by facts beside those by captions; agreement with more pairs beside that with fewer."""
+    counts = {"used": 1352, "own": 80, "unknown": 0}
+    judged = dict(metrics={"expert_tau_c": 0.5, "crowdflower_tau_b": 0.25}, chance=None, oracle=None, examples=[])
+    one = {
+        "test": result(finite=True, relevance={"name": "facts"}),
+        "human": result(finite=True, judgments={"expert": counts, "crowdflower": counts}, **judged),
+    }
+    other = {
+        "test": result(finite=True, relevance={"name": "caption", "origin": {"encoder": "tfidf"}}),
+        "human": result(finite=True, judgments={"expert": counts | {"used": 7}, "crowdflower": counts}, **judged),
+    }
+    shown, printed, warned = two(tmp_path, one, other)
+    assert warned == [
+        "test: NDCG and tau are of other grades: facts in A, caption by tfidf in B",
+        "human: other judgments, expert: 1,352 used, 80 own, 0 unknown in A; 7 used, 80 own, 0 unknown in B",
+    ]
+    lines = {line.split()[0]: line.split()[-1] for line in printed.splitlines() if line.strip()}
+    assert [lines[key] for key in ("v2t_NDCG@10", "t2v_tau", "expert_tau_c")] == ["–"] * 3
+    assert [lines[key] for key in ("v2t_R@1", "crowdflower_tau_b")] == ["0.0", "0.000"]
+    assert all(words in shown.text for words in warned)
+    shown, printed, warned = two(tmp_path, {"test": one["test"]}, {"test": one["test"]})
+    assert not warned and re.search(r"v2t_NDCG@10 .* 0\.000", printed)
+
+
 def test_evaluations_of_other_names_and_one_set_of_ids_belong_together(tmp_path):
     other = result(finite=True, metrics={"expert_tau_b": 0.5}, oracle=None, chance=None)
     shown, _, warned = two(tmp_path, {"test": result(finite=True)}, {"human": other, "testA": result(finite=True)})

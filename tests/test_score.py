@@ -70,6 +70,13 @@ def test_nan_is_reported_and_counts_against_the_model(small, tmp_path, capsys):
     assert result["nan"] == 1000 and result["finite"] is False
 
 
+def test_infinite_is_not_finite(small, tmp_path):
+    small[3, 2] = -np.inf
+    np.save(tmp_path / "sims.npy", small)
+    result = score.rank_file(tmp_path / "sims.npy", protocol="small")
+    assert result["finite"] is False and result["nan"] == 0
+
+
 def bad(tmp_path, array, *arguments, name="sims.npy"):
     np.save(tmp_path / name, array, allow_pickle=True)
     return run("--scores", tmp_path / name, *arguments)
@@ -188,6 +195,9 @@ def test_bad_rankings(coco, capsys):
     assert run(*options) == 2 and "t2i ranks for 30 of 36 queries" in capsys.readouterr().err
     (folder / "bad.json").write_text('{"i2t": {}}')
     assert run(*options) == 2 and "can't be read as rankings" in capsys.readouterr().err
+    queries = {"i2t": {-1: [0]}, "t2i": {0: [0]}}  # −1 fills up lists; a query it can't be
+    (folder / "bad.json").write_text(json.dumps(queries))
+    assert run(*options) == 2 and "a query of i2t, -1, is no id of the data" in capsys.readouterr().err
     np.savez(folder / "bad.npz", i2t=np.zeros((5, 3), int), t2i=np.zeros((36, 3), int))
     assert run("--protocol", "coco-5k", "--rankings", folder / "bad.npz") == 2
     assert "i2t has 5 lists; expected one for each of 12" in capsys.readouterr().err

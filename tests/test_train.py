@@ -39,6 +39,14 @@ def test_relevance_by_captions_needs_sentence_vectors(small_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_config_that_can_not_run_claims_no_workdir(small_config, tmp_path):
+    bad = dict(adamm=r"optimizers: adam, adamw", adamw=r"needs optim.decay")
+    for name, message in bad.items():
+        with pytest.raises(ValueError, match=message):
+            train.train(small_config | dict(optim=dict(name=name, lr=1e-3)), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_relevance_by_captions(small_config, tmp_path):
     """From the config's option to graded metrics; a batch carries vectors, and no facts, which nothing reads."""

@@ -102,6 +102,13 @@ def test_refusals(golden, folder, tmp_path):
         (tmp_path / "vocab.txt").write_text("\n".join(lines), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             WordPiece.read(tmp_path, length=12)
+    (tmp_path / "tokenizer_config.json").write_text("{do_lower_case: true}")
+    with pytest.raises(ValueError, match="tokenizer_config.json is no JSON"):
+        WordPiece.read(tmp_path, length=12)
+    for content, message in ((b"{", "is no JSON"), (b"[]", "holds a JSON list"), (b"\xff", "is not UTF-8")):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        with pytest.raises(ValueError, match=f"tokenizer.json {message}"):
+            WordPiece.read(tmp_path, length=12)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="Not a saved tokenizer"):
         WordPiece.read(tmp_path, length=12)

@@ -174,9 +174,11 @@ class Checkpoints:
                     continue
                 params = "averaged" if manager is self.latest and stored["averaged"] else "params"
                 abstract = TrainState(None, stored["params"], stored["collections"], {}, stored["averaged"])
-                here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
                 places = jax.tree.map(lambda _: here, abstract)  # noqa: B023
-                if found := self._load(manager, step, (params, "collections"), abstract, places, warn):
+                # Where the digest knows of averaged parameters, their absence makes the step unreadable.
+                names = (params, "collections", *(["averaged"] if manager is self.latest else []))
+                if found := self._load(manager, step, dict.fromkeys(names), abstract, places, warn):
                     items, _ = found
                     return {"params": items[params], **items["collections"]}
         raise FileNotFoundError(f"no readable checkpoint in {self.latest.directory}; train first")

@@ -121,6 +121,26 @@ def comparable(a: Run, b: Run, names: tuple[str, str]) -> bool:
     return one.get("ids") == two.get("ids") and one.get("protocol") == two.get("protocol")
 
 
+def compares(a: Run, b: Run, names: tuple[str, str], metric: str) -> bool:
+    """A metric of two evaluations is of the same candidates, and of the same grades or judgments if it is of any."""
+    if not comparable(a, b, names):
+        return False
+    one, two = (run.result["evals"][name].get("judgments") or {} for run, name in zip((a, b), names, strict=True))
+    judged = [kind for kind in {**one, **two} if f"{kind}_" in metric]
+    if judged:
+        return all(one.get(kind) == two.get(kind) for kind in judged)
+    return not _graded(metric) or len(set(_grades(a, b, names))) == 1
+
+
+def _graded(metric: str) -> bool:
+    return "NDCG" in metric or metric.endswith("tau")
+
+
+def _grades(a: Run, b: Run, names: tuple[str, str]) -> list[str]:
+    """What the graded relevance of two evaluations is, in words."""
+    return [page.grades(name, run.result["evals"][name], run.config) for run, name in zip((a, b), names, strict=True)]
+
+
 def warnings(a: Run, b: Run) -> list[str]:
     """Why numbers of the two runs should not be held against each other; empty where nothing is known against it."""
     found = []
@@ -158,9 +178,12 @@ def _differences(a: Run, b: Run, names: tuple[str, str]) -> list[str]:
     ]
     if splits[0] != splits[1]:
         found.append(f"split {splits[0]} in A, {splits[1]} in B")
-    grades = [page.grades(name, e, run.config) for run, name, e in zip((a, b), names, (one, two), strict=True)]
-    if grades[0] != grades[1] and any("NDCG" in metric or "tau" in metric for metric in one["metrics"]):
+    grades, judged = _grades(a, b, names), [e.get("judgments") or {} for e in (one, two)]
+    if grades[0] != grades[1] and not any(judged) and any(map(_graded, one["metrics"])):
         found.append(f"NDCG and tau are of other grades: {grades[0]} in A, {grades[1]} in B")
+    for kind in (kind for kind in {**judged[0], **judged[1]} if judged[0].get(kind) != judged[1].get(kind)):
+        words = [", ".join(f"{n:,} {what}" for what, n in j.get(kind, {}).items()) or "none" for j in judged]
+        found.append(f"other judgments, {kind}: {words[0]} in A; {words[1]} in B")
     for letter, e in (("A", one), ("B", two)):
         if not e.get("finite", True):
             found.append(f"embeddings or scores of {letter} are not numbers")
@@ -181,13 +204,13 @@ def difference(one: float | None, two: float | None, metric: str) -> dict:
 def _numbers(a: Run, b: Run, names: tuple[str, str]) -> dict:
     """The tiles and the table of two evaluations."""
     one, two = (run.result["evals"][name]["metrics"] for run, name in zip((a, b), names, strict=True))
-    every, same = {**one, **two}, comparable(a, b, names)
+    every = {**one, **two}
 
     def row(key):
         return {
             "a": page.number(one.get(key), key),
             "b": page.number(two.get(key), key),
-            "difference": difference(one.get(key), two.get(key) if same else None, key),
+            "difference": difference(one.get(key), two.get(key) if compares(a, b, names, key) else None, key),
         }
 
     ordered = page.columns(every)
@@ -198,7 +221,7 @@ def _numbers(a: Run, b: Run, names: tuple[str, str]) -> dict:
     ]
     return {
         "name": " and ".join(dict.fromkeys(names)),
-        "comparable": same,
+        "comparable": comparable(a, b, names),
         "tiles": [{"what": what} | row(key) for key, what in TILES.items() if key in every],
         "columns": [page.heading(column) for column in ordered],
         "directions": directions,
@@ -277,7 +300,7 @@ def table(a: Run, b: Run) -> str:
         ]
         for metric in {**numbers[0], **numbers[1]}:
             values = [found.get(metric) for found in numbers]
-            change = difference(values[0], values[1] if comparable(a, b, names) else None, metric)["text"]
+            change = difference(values[0], values[1] if compares(a, b, names, metric) else None, metric)["text"]
             rows.append(f"{metric:22}" + "".join(f"{page.number(v, metric):>10}" for v in values) + f"{change:>10}")
     return "\n".join(rows)
 

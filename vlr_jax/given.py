@@ -41,12 +41,17 @@ class Given(NamedTuple):
             return np.asarray(self.visual[visuals, texts])
         return cosines(self.visual, self.text, visuals, texts)
 
-    def missing(self) -> int:
-        """How many of all scores are NaN."""
+    def missing(self) -> tuple[int, int]:
+        """How many of all scores are NaN, and how many infinite; an infinite embedding has no direction: NaN."""
         if self.text is None:
-            return sum(int(np.isnan(self.visual[i : i + ROWS]).sum()) for i in range(0, len(self.visual), ROWS))
+            nan = infinite = 0
+            for start in range(0, len(self.visual), ROWS):
+                part = self.visual[start : start + ROWS]
+                odd = part[~np.isfinite(part)]
+                nan, infinite = nan + int(np.isnan(odd).sum()), infinite + int(np.isinf(odd).sum())
+            return nan, infinite
         without = [int(np.isnan(side).any(1).sum()) for side in self]
-        return without[0] * self.shape[1] + (self.shape[0] - without[0]) * without[1]
+        return without[0] * self.shape[1] + (self.shape[0] - without[0]) * without[1], 0
 
     def exact(self):
         """A context in which scores that differ only in float64 do not become ties."""

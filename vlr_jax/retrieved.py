@@ -37,7 +37,8 @@ def read(path, visual_ids: np.ndarray, text_ids: np.ndarray) -> Lists:
         visual_ids, text_ids: int `[V]`, `[T]`, the ids in the order of the data; `arange` where ids are places.
 
     Raises:
-        ValueError: no such file, another form, unknown ids, an id twice in a list, or queries without a list.
+        ValueError: no such file, another form, unknown ids, negative ids of queries, an id twice in a list, or queries
+            without a list.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -52,6 +53,8 @@ def read(path, visual_ids: np.ndarray, text_ids: np.ndarray) -> Lists:
         of_queries = ids[side] if of_queries is None and len(lists) == len(ids[side]) else of_queries
         if of_queries is None or len(of_queries) != len(lists):
             raise ValueError(f"{path}: {key} has {len(lists):,} lists; expected one for each of {len(ids[side]):,}")
+        if len(of_queries) and of_queries.min() < 0:  # only lists are filled up with negative ids
+            raise ValueError(f"{path}: a query of {key}, {of_queries.min()}, is no id of the data")
         queries = _places(of_queries, ids[side], f"{path}: a query of {key}")
         if len(np.unique(queries)) < len(ids[side]):
             raise ValueError(f"{path}: {key} ranks for {len(np.unique(queries)):,} of {len(ids[side]):,} queries")
@@ -68,11 +71,15 @@ def read(path, visual_ids: np.ndarray, text_ids: np.ndarray) -> Lists:
 
 
 def restrict(lists: Lists, visuals: np.ndarray, texts: np.ndarray) -> Lists:
-    """The rankings of consecutive visuals and texts among themselves: what else was retrieved is taken out."""
+    """The rankings of some visuals and texts among themselves: what else was retrieved is taken out."""
     parts = []
-    for table, queries, candidates in ((lists.v2t, visuals, texts), (lists.t2v, texts, visuals)):
-        part = table[queries] - candidates[0]
-        part = np.where((part >= 0) & (part < len(candidates)) & (table[queries] >= 0), part, -1)
+    for table, other, queries, candidates in (
+        (lists.v2t, lists.t2v, visuals, texts),
+        (lists.t2v, lists.v2t, texts, visuals),
+    ):
+        local = np.full(len(other) + 1, -1, np.int32)  # the last place is that of −1, behind the end of a list
+        local[candidates] = np.arange(len(candidates))
+        part = local[table[queries]]
         kept = np.take_along_axis(part, np.argsort(part < 0, axis=1, kind="stable"), 1)
         parts.append(kept[:, : max(1, int((kept >= 0).sum(1).max(initial=0)))])
     return Lists(*parts)

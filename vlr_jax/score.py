@@ -81,7 +81,8 @@ def rank_file(
 
     Returns:
         the dict that `evaluators.retrieval` returns, without examples; `ids` is a hash of the ground truth, `nan` the
-        number of NaN scores. For `coco` a dict of these by name: `coco-5k`, `coco-1k-5fold`, `eccv`, `cxc`.
+        number of NaN scores; `finite` is False for any NaN or infinite score. For `coco` a dict of these by name:
+        `coco-5k`, `coco-1k-5fold`, `eccv`, `cxc`.
         Cut-off rankings have no medR and meanR.
 
     Raises:
@@ -95,14 +96,14 @@ def rank_file(
     owner, results, first = _truth(text_visual, names[0], *source.shape), {}, None
     if known:
         extended.check_order(known, [""] * source.shape[0], owner)
-    missing = source.missing() if isinstance(source, given.Given) else 0
+    nan, infinite = source.missing() if isinstance(source, given.Given) else (0, 0)
     for name in names:
         more = list(known.truths.values()) if known and first is None else []
         values, found = _measure(source, name, owner, more)
         first = first or found
         about = {"protocol": name, "visuals": source.shape[0], "texts": source.shape[1]}
         ids = hashlib.sha256(np.ascontiguousarray(owner).tobytes()).hexdigest()
-        results[name] = values | about | {"ids": ids, "finite": missing == 0, "nan": missing, "examples": []}
+        results[name] = values | about | {"ids": ids, "finite": not nan + infinite, "nan": nan, "examples": []}
     for name, sides in zip(known.truths if known else (), first[1:], strict=True):
         values = {"metrics": extended.measure(name, sides), "oracle": None, "chance": extended.chance(name, known)}
         tied = {d: float(np.mean(s.tied[s.positions[:, 0] > 0])) for d, s in zip(DIRECTIONS, sides, strict=True)}

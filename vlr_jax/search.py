@@ -32,6 +32,14 @@ class Ranking(NamedTuple):
     tied: np.ndarray
     best: np.ndarray
 
+    def finite(self, candidates: int) -> bool:
+        """Whether every query's best positive scores a number (and none of its positives NaN), of so many candidates.
+
+        Queries without a positive, or whose positives are no candidates, say nothing.
+        """
+        asked = (self.positions[:, 0] > 0) & (self.positions[:, 0] <= candidates)
+        return not np.isnan(self.best).any() and bool(np.isfinite(self.best[asked]).all())
+
 
 class Truth(NamedTuple):
     """Who is right for whom; the two directions need not agree (ECCV Caption has queries of its own in each).

@@ -183,7 +183,9 @@ class Words:
         return cls(words, length, split)
 
 
-def tokenizer(config_text: collections.abc.Mapping, vocabulary: collections.abc.Mapping[str, int] | None) -> Words:
+def tokenizer(
+    config_text: collections.abc.Mapping, vocabulary: collections.abc.Mapping[str, int] | None
+) -> Words | wordpiece.WordPiece:
     """The tokenizer that a config asks for.
 
     Args:
@@ -215,7 +217,7 @@ def tokenizer(config_text: collections.abc.Mapping, vocabulary: collections.abc.
     return Words.build(vocabulary, **options)
 
 
-def from_json(state: str) -> Words:
+def from_json(state: str) -> Words | wordpiece.WordPiece:
     """The tokenizer that its `to_json` wrote, of whatever kind (its JSON names it)."""
     try:
         name = json.loads(state)["name"]

@@ -125,6 +125,23 @@ def encode_all(encode, variables, batches, *, mesh: Mesh | None = None, progress
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
+def encode_split(
+    predict: dict, variables, split, view: str, batch_size: int, *, mesh: Mesh | None = None, progress: bool = False
+) -> Encoded:
+    """`encode_all` of one side of a split.
+
+    Args:
+        predict: from `Task.predict()`: `encode_visual`, `encode_text`.
+        split: from `pipeline.open_split`.
+        view: "visuals" or "texts".
+        batch_size: rows at once, a multiple of the mesh's `data` axis.
+        progress: show a progress bar.
+    """
+    encode = predict["encode_visual" if view == "visuals" else "encode_text"]
+    words = f"encoding {view}" if progress else None
+    return encode_all(encode, variables, split.epoch(view, batch_size), mesh=mesh, progress=words)
+
+
 def finite(encoded: Encoded) -> bool:
     """Whether every number of the encodings is one."""
     return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(encoded) if leaf.dtype.kind != "b")

@@ -133,7 +133,6 @@ def train(config: dict, workdir: str) -> dict | None:
     task = make_task(config, spec)
     split = pipeline.open_split(config["data"], tokenizer, task.reads)
     steps_per_epoch = split.steps_per_epoch(config["batch_size"])
-    tx_of = lambda params: optim.make(config["optim"], params, steps=config["steps"], steps_per_epoch=steps_per_epoch)
     batches = lambda start: split.train(
         batch_size=config["batch_size"], seed=config["seed"], start=start, threads=config["threads"],
         process=(jax.process_index(), jax.process_count()),
@@ -143,13 +142,15 @@ def train(config: dict, workdir: str) -> dict | None:
     row = {k: (list(v.shape[1:]), v.dtype.name) for k, v in first.items()}  # what restoring needs of the data
     evaluators = make_evaluators(config, task, tokenizer, mesh)
     variables = jax.eval_shape(lambda b: task.init(jax.random.key(0), b), first)
+    tx, schedule = optim.make(
+        config["optim"], variables["params"], steps=config["steps"], steps_per_epoch=steps_per_epoch
+    )
     given = None if (workdir / "config.json").exists() else initial.arrays(config["init"], variables)
     before = configs.claim(workdir, config)
 
     with jax.set_mesh(mesh), Checkpoints(workdir, keep=config["keep"]) as checkpoints:
         # ------------------------------------------------------------ State
         first = sharding.put(first, mesh)
-        tx, schedule = tx_of(variables["params"])
         abstract, places = states.shardings(
             task, first, tx, mesh, config["sharding"], config["seed"], average="average" in config["optim"]
         )
@@ -172,7 +173,7 @@ def train(config: dict, workdir: str) -> dict | None:
             state, start, best = states.create(task, first, tx, places, config["seed"], given), 0, None
         files.write(workdir / "config.json", json.dumps(config, indent=1))
         files.write(workdir / "tokenizer.json", tokenizer.to_json())
-        del first
+        del first, given
 
         # ------------------------------------------------------------ Evaluations
         better = operator.lt if config["best"].endswith(LOWER_IS_BETTER) else operator.gt

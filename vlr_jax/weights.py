@@ -7,9 +7,7 @@ PyTorch's weights-only loading, which builds tensors and plain containers and re
 import argparse
 import os
 import pathlib
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -116,8 +114,8 @@ def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:  # also a single array, which is no archive
-        raise ValueError(f"{path} is no whole archive of plain arrays: {error}") from error
+    except Exception as error:  # also a single array; a damaged archive fails wherever it is damaged, zlib included
+        raise ValueError(f"{path} is no whole archive of plain arrays: {_reason(error)}") from error
 
 
 def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -134,13 +132,17 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         # The options of a training script: plain attributes, and no code runs when one is built.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # refused, or damaged: then a pickle fails wherever it is damaged, and as it happens
         raise ValueError(
-            f"{path} can't be read as weights only: {str(error).splitlines()[0] if str(error) else 'it is broken'}. If "
-            "you trust where it comes from, save its arrays again where it was made: "
+            f"{path} can't be read as weights only: {_reason(error)}. If it is whole and you trust where it comes "
+            "from, save its arrays again where it was made: "
             'torch.save({"model": torch.load(path, weights_only=False)["model"]}, "weights.pth")'
         ) from error
     return dict(_flat(content, ""))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
 
 
 def _flat(content, name: str) -> Iterator[tuple[str, np.ndarray]]:

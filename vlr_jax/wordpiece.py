@@ -63,15 +63,14 @@ class WordPiece:
 
         Raises:
             FileNotFoundError: the folder has neither.
-            ValueError: what it has is not a BERT's.
+            ValueError: what it has is broken, or not a BERT's; names the file.
         """
         library, folder = _library(), pathlib.Path(path)
         if (file := folder / "tokenizer.json").is_file():
-            state = json.loads(_text(file))
-            state |= {"truncation": None, "padding": None}
+            state = _json(file) | {"truncation": None, "padding": None}
         elif (file := folder / "vocab.txt").is_file():
             config = folder / "tokenizer_config.json"
-            state = json.loads(_of_pieces(library, _text(file), json.loads(_text(config)) if config.is_file() else {}))
+            state = json.loads(_of_pieces(library, file, _json(config) if config.is_file() else {}))
         else:
             raise FileNotFoundError(f"{path} has no word pieces; expected tokenizer.json or vocab.txt")
         try:
@@ -154,15 +153,25 @@ def _text(file: pathlib.Path) -> str:
         raise ValueError(f"{file} is not UTF-8: {error}") from error
 
 
-def _of_pieces(library, lines: str, config: dict) -> str:
+def _json(file: pathlib.Path) -> dict:
+    try:
+        content = json.loads(_text(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a JSON {type(content).__name__}; expected an object with the tokenizer's keys")
+    return content
+
+
+def _of_pieces(library, file: pathlib.Path, config: dict) -> str:
     """vocab.txt, one piece a line, its number the id, and tokenizer_config.json → the library's JSON."""
-    pieces = lines.split("\n")  # not splitlines: some pieces are themselves line separators of Unicode
-    pieces = [piece.rstrip("\r") for piece in pieces[: -1 if pieces[-1] == "" else None]]
+    pieces = _text(file).split("\n")  # not splitlines: some pieces are themselves line separators of Unicode
+    pieces = pieces[: -1 if pieces[-1] == "" else None]
     ids = {piece: id_ for id_, piece in enumerate(pieces)}
     if missing := [mark for mark in (START, END, UNKNOWN, PAD, MASK) if mark not in ids]:
-        raise ValueError(f"vocab.txt lacks {', '.join(missing)}; expected the word pieces of a BERT")
+        raise ValueError(f"{file} lacks {', '.join(missing)}; expected the word pieces of a BERT")
     if len(ids) != len(pieces):
-        raise ValueError(f"{len(pieces) - len(ids)} word pieces stand twice in vocab.txt")
+        raise ValueError(f"{len(pieces) - len(ids)} word pieces stand twice in {file}")
     made = library.Tokenizer(library.models.WordPiece(ids, unk_token=UNKNOWN))
     made.normalizer = library.normalizers.BertNormalizer(
         lowercase=config.get("do_lower_case", True),

@@ -66,7 +66,11 @@ class Evaluator:
         `queries` are the numbers of queries of each ground truth and direction.
         """
         with jax.set_mesh(self.mesh):
-            visual, text = (self._encode(variables, view) for view in ("visuals", "texts"))
+            options = dict(mesh=self.mesh, progress=self.progress)
+            visual, text = (
+                tiles.encode_split(self.predict, variables, self.split, view, self.batch_size, **options)
+                for view in ("visuals", "texts")
+            )
             scores = tiles.blocks(self.predict["similarity"], variables, visual, text, block=self.block, mesh=self.mesh)
             progress = "ranking" if self.progress else None
             found = search.rank_each(scores, list(self.known.truths.values()), progress=progress)
@@ -77,7 +81,7 @@ class Evaluator:
             tied |= {
                 f"{d}_{name}": float(np.mean(s.tied[a])) for d, s, a in zip(("v2t", "t2v"), sides, asked, strict=True)
             }
-            finite &= not any(np.isnan(side.best).any() for side in sides)
+            finite &= all(side.finite(n) for side, n in zip(sides, scores.shape[::-1], strict=True))
         return {
             "metrics": values,
             "oracle": None,
@@ -93,8 +97,3 @@ class Evaluator:
             "finite": finite,
             "examples": [],
         }
-
-    def _encode(self, variables, view: str):
-        encode = self.predict["encode_visual" if view == "visuals" else "encode_text"]
-        batches, words = self.split.epoch(view, self.batch_size), f"encoding {view}" if self.progress else None
-        return tiles.encode_all(encode, variables, batches, mesh=self.mesh, progress=words)

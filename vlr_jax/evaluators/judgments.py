@@ -71,10 +71,15 @@ class Evaluator:
         `used` rows enter the metrics; `own` (a caption judged against its own image) and `unknown` ones do not. The
         `tied` share is of judged pairs that have an equal among them.
         """
-        values, tied, finite = {}, {}, True
+        values, tied = {}, {}
         with jax.set_mesh(self.mesh):
-            visual, text = (self._encode(variables, view) for view in ("visuals", "texts"))
+            options = dict(mesh=self.mesh, progress=self.progress)
+            visual, text = (
+                tiles.encode_split(self.predict, variables, self.split, view, self.batch_size, **options)
+                for view in ("visuals", "texts")
+            )
             scores = tiles.blocks(self.predict["similarity"], variables, visual, text, block=self.block, mesh=self.mesh)
+            finite = tiles.finite(visual) and tiles.finite(text)
             for name, judged in self.judged.items():
                 found = search.scores_of(scores, judged.visuals, judged.texts)
                 values |= judgments.measure(name, found, judged)
@@ -94,8 +99,3 @@ class Evaluator:
             "finite": finite,
             "examples": [],
         }
-
-    def _encode(self, variables, view: str):
-        encode = self.predict["encode_visual" if view == "visuals" else "encode_text"]
-        batches, words = self.split.epoch(view, self.batch_size), f"encoding {view}" if self.progress else None
-        return tiles.encode_all(encode, variables, batches, mesh=self.mesh, progress=words)

@@ -89,20 +89,24 @@ class Evaluator:
         `metrics`, `oracle` (or None) and `chance` share their names; `protocol`, `visuals`, `texts` and `ids` (a hash
         of what was evaluated) say what was measured; `truncated` texts lost words to `text.length`; `tied` is the share
         of queries whose best positive has an equal among the negatives; `relevance` (or None) says by which grades NDCG
-        and tau are, and where those come from; `finite` is False if an embedding or a
-        positive's score was not; `examples` are the best and worst queries, and a sample that is the same for every
-        model, with what was retrieved (none for a model that is not finite).
+        and tau are, and where those come from; `finite` is False if an embedding or a best positive's score was NaN or
+        infinite, or any positive's NaN; `examples` are the best and worst queries, and a sample that is the same for
+        every model, with what was retrieved (none for a model that is not finite).
         """
         return self._evaluate(variables, self.examples)
 
     def _evaluate(self, variables, examples: int) -> dict:
         with jax.set_mesh(self.mesh):
-            visual, text = (self._encode(variables, view) for view in ("visuals", "texts"))
+            options = dict(mesh=self.mesh, progress=self.progress)
+            visual, text = (
+                tiles.encode_split(self.predict, variables, self.split, view, self.batch_size, **options)
+                for view in ("visuals", "texts")
+            )
             finite, values, tied, shown = tiles.finite(visual) and tiles.finite(text), [], [], []
             for visuals, texts in self.folds:
                 scores = self._tiles(variables, visual, text, visuals, texts)
                 sides = search.rank_all(scores, self._local(visuals, texts), progress=self._bar("ranking"))
-                finite &= not any(np.isnan(side.best).any() for side in sides)
+                finite &= all(side.finite(n) for side, n in zip(sides, scores.shape[::-1], strict=True))
                 found = {d: metrics.retrieval(side.positions) for d, side in zip(AXIS, sides, strict=True)}
                 if self.graded:
                     for direction, more in found.items():
@@ -263,11 +267,6 @@ class Evaluator:
             return items
         grades = self._relevance(visuals, texts, axis)[0]
         return [item | {"grade": float(grade)} for item, grade in zip(items, grades, strict=True)]
-
-    def _encode(self, variables, view: str) -> Encoded:
-        encode = self.predict["encode_visual" if view == "visuals" else "encode_text"]
-        batches = self.split.epoch(view, self.batch_size)
-        return tiles.encode_all(encode, variables, batches, mesh=self.mesh, progress=self._bar(f"encoding {view}"))
 
     def _tiles(self, variables, visual, text, visuals, texts) -> tiles.Tiles:
         visual, text = _take(visual, visuals), _take(text, texts)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vlr_jax.layers.product import Dense
+
 _normal = nn.initializers.normal(0.02)
 
 
@@ -23,8 +25,10 @@ class Bert(nn.Module):
         layers, heads, hidden: number of layers, heads of each, width inside their feed-forward part.
         positions: longest text that there are position vectors for.
         eps: of the layer normalisations.
-        dropout: on the embeddings, the attention weights and what each half of a layer adds.
-        dtype: of the matrix products; normalisation, softmax and parameters are at least float32.
+        dropout: on the embeddings and on what each half of a layer adds.
+        attention_dropout: on the attention weights.
+        dtype: of the inputs of the matrix products, and of the result; sums, softmax, normalisation and parameters are
+            at least float32.
 
     Raises:
         ValueError: at `init` or `apply`, where heads do not divide dim, or a text is longer than `positions`.
@@ -38,6 +42,7 @@ class Bert(nn.Module):
     positions: int = 512
     eps: float = 1e-12
     dropout: float = 0.1
+    attention_dropout: float = 0.1
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -48,9 +53,8 @@ class Bert(nn.Module):
         self.segment = self.param("segment", _normal, (self.dim,))
         self.norm = _norm(self.eps)
         self.drop = nn.Dropout(self.dropout)
-        self.layer = [
-            Layer(self.heads, self.hidden, self.eps, self.dropout, dtype=self.dtype) for _ in range(self.layers)
-        ]
+        rates = self.dropout, self.attention_dropout
+        self.layer = [Layer(self.heads, self.hidden, self.eps, *rates, dtype=self.dtype) for _ in range(self.layers)]
 
     def __call__(self, ids: Array, mask: Array, *, train: bool) -> Array:
         """`ids` int32 `[B, L]`, `mask` bool `[B, L]` → `[B, L, D]`; what stands behind the mask means nothing."""
@@ -71,15 +75,20 @@ class Layer(nn.Module):
     hidden: int
     eps: float
     dropout: float
+    attention_dropout: float
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, *, train: bool) -> Array:
         dim, drop = x.shape[-1], nn.Dropout(self.dropout, deterministic=not train)
-        dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=_normal, name=name)
-        split = lambda name: dense(dim, name)(x).reshape(*x.shape[:2], self.heads, -1)  # [B, L, heads, D / heads]
+        dense = lambda size, name: Dense(
+            size, dtype=self.dtype, start=_normal, bias_start=nn.initializers.zeros, name=name
+        )
+        # [B, L, heads, D / heads]
+        split = lambda name: dense(dim, name)(x).astype(self.dtype).reshape(*x.shape[:2], self.heads, -1)
         weights = _attention(split("query"), split("key"), mask)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", drop(weights).astype(self.dtype), split("value")).reshape(x.shape)
+        weights = nn.Dropout(self.attention_dropout, deterministic=not train)(weights).astype(self.dtype)
+        mixed = _product("bhqk,bkhd->bqhd", weights, split("value")).reshape(x.shape)
         x = _norm(self.eps, "mix_norm")(x + drop(dense(dim, "mix")(mixed))).astype(self.dtype)
         y = dense(dim, "narrow")(nn.gelu(dense(self.hidden, "widen")(x), approximate=False))
         return _norm(self.eps, "norm")(x + drop(y)).astype(self.dtype)
@@ -92,7 +101,11 @@ def _norm(eps: float, name: str | None = None) -> nn.LayerNorm:
 
 def _attention(query: Array, key: Array, mask: Array) -> Array:
     """Softmax over the real keys, `[B, heads, L, L]` in at least float32; finite where a text has no real token."""
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=dtype) * query.shape[-1] ** -0.5
-    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(dtype).min)
+    scores = _product("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
+    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores, axis=-1)
+
+
+def _product(axes: str, a: Array, b: Array) -> Array:
+    """`jnp.einsum` of two arrays, with sums and result of at least float32."""
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))

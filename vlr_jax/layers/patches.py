@@ -9,6 +9,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from vlr_jax.layers.product import Dense
+
+
+def _linear(size: int, dtype) -> Dense:
+    return Dense(size, dtype=dtype, start=nn.initializers.lecun_normal(), bias_start=nn.initializers.zeros)
+
 
 class MixerBlock(nn.Module):
     """Mix over patches, then over channels; both residual, `[N, P, C]` → `[N, P, C]`."""
@@ -19,10 +25,10 @@ class MixerBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         patches, channels = x.shape[1:]
         y = jnp.swapaxes(nn.LayerNorm(dtype=self.dtype)(x), 1, 2)  # [N, C, P]
-        y = nn.Dense(patches, dtype=self.dtype)(nn.gelu(nn.Dense(2 * patches, dtype=self.dtype)(y)))
+        y = _linear(patches, self.dtype)(nn.gelu(_linear(2 * patches, self.dtype)(y)))
         x = x + jnp.swapaxes(y, 1, 2)  # [N, P, C]
         y = nn.LayerNorm(dtype=self.dtype)(x)
-        return x + nn.Dense(channels, dtype=self.dtype)(nn.gelu(nn.Dense(2 * channels, dtype=self.dtype)(y)))
+        return x + _linear(channels, self.dtype)(nn.gelu(_linear(2 * channels, self.dtype)(y)))
 
 
 class PatchEncoder(nn.Module):
@@ -32,7 +38,7 @@ class PatchEncoder(nn.Module):
         size: edge of a patch in pixels; divides height and width.
         channels: C, the width of a patch's feature.
         layers: mixer blocks.
-        dtype: of the computation; parameters are float32.
+        dtype: of the inputs of the matrix products, and of the result; all between, and parameters, at least float32.
     """
 
     size: int = 8
@@ -54,9 +60,9 @@ class PatchEncoder(nn.Module):
         x = frames.astype(self.dtype) / 127.5 - 1
         x = x.reshape(b * f, rows, self.size, columns, self.size, 3).swapaxes(2, 3)
         x = x.reshape(b * f, rows * columns, self.size * self.size * 3)  # [B·F, P, pixels of a patch]
-        x = nn.Dense(self.channels, dtype=self.dtype)(x)  # [B·F, P, C]
+        x = _linear(self.channels, self.dtype)(x)  # [B·F, P, C]
         place = self.param("place", nn.initializers.normal(0.02), (rows * columns, self.channels))
-        x = x + place.astype(self.dtype)
+        x = x + place.astype(x.dtype)
         for _ in range(self.layers):
             x = MixerBlock(dtype=self.dtype)(x)
         x = nn.LayerNorm(dtype=self.dtype)(x)

@@ -20,12 +20,12 @@ def product(a: Array, b: Array) -> Array:
 
 
 def turned(x: Array) -> Array:
-    """`x.T` of two dimensions, in memory if it is narrow.
+    """`x.T` of two dimensions; on a single CPU device written to memory if it is narrow.
 
     In two pieces, because XLA would make a plain transposition part of the product that it enters, and on CPU take the
-    slow path for that.
+    slow path for that. Other backends have no such path, and where rows lie on several devices the pieces would travel.
     """
-    if x.dtype.itemsize > 2 or len(x) < 2:
+    if x.dtype.itemsize > 2 or len(x) < 2 or jax.default_backend() != "cpu" or jax.device_count() > 1:
         return x.T
     half = len(x) // 2
     return jnp.concatenate([x[:half].T, x[half:].T], axis=1)

@@ -26,6 +26,7 @@ from vlr_jax.types import Encoded
 
 VISUALS = ("residual", "mlp", "linear")
 TEXTS = ("gru", "bert")
+NOT_SIZES = ("vocabulary", "dtype", "parent", "name")  # fields of Bert that are not its sizes
 
 
 class Model(nn.Module):
@@ -41,8 +42,8 @@ class Model(nn.Module):
         text: "gru" or "bert".
         region_dropout: share of regions left out of a visual, in training.
         word_dropout: share of words masked, replaced or deleted, in training.
-        mask_word: id of the word that stands for a masked one; None = with "gru" a row of its own behind the
-            vocabulary's, with "bert" 103, [MASK] of bert-base-uncased.
+        mask_word: id of the word that stands for a masked one, as text.name='wordpiece' tells it; None = a row of its
+            own behind the vocabulary's ("gru"), which "bert" lacks.
         gru_dim: width of the GRU's states, if not D; a linear map then takes them there.
         bert_sizes: fields of `layers.bert.Bert`, `{"dim": 768, …}`; None = BERT-base. Read off by `config.init`.
         patch, patch_dim, patch_layers: of the patch encoder (frames only).
@@ -50,10 +51,11 @@ class Model(nn.Module):
         visual_dropout: on the features and on the hidden layer.
         text_dropout: on the word vectors and on the pooled text.
         temperature_start: first value of a learned temperature; None = the model has none.
-        dtype: of the inputs of the matrix products; parameters, statistics, sums and scores are float32.
+        dtype: of features, word vectors and the inputs of the matrix products; the rest is float32 or wider.
 
     Raises:
-        ValueError: at `init` or `apply`, for an unknown `visual` or `text`, or visuals that are not of `visual_dim`.
+        ValueError: at `init` or `apply`, for an unknown `visual` or `text`, an unknown key of `bert_sizes`, "bert" with
+            `word_dropout` but no `mask_word`, or visuals that are not of `visual_dim`.
     """
 
     vocabulary: int
@@ -83,6 +85,12 @@ class Model(nn.Module):
         for name in ("region_dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)!r}; expected a share from 0 to below 1")
+        if self.mask_word is not None and not 0 <= self.mask_word < self.vocabulary:
+            raise ValueError(f"model.mask_word is {self.mask_word!r}; expected an id from 0 to {self.vocabulary - 1}")
+        if self.text == "bert" and self.word_dropout and self.mask_word is None:
+            raise ValueError(
+                "model.text='bert' needs text.name='wordpiece' (its [MASK]), or model.mask_word, for its word_dropout"
+            )
         if self.visual_dim is None:
             self.patches = PatchEncoder(self.patch, self.patch_dim, self.patch_layers, dtype=self.dtype)
         self.visual_projection = Dense(
@@ -100,7 +108,10 @@ class Model(nn.Module):
             self.gru_forward = GRU(self.gru_dim or self.dim, dtype=self.dtype)
             self.gru_reverse = GRU(self.gru_dim or self.dim, reverse=True, dtype=self.dtype)
         else:
-            self.bert = Bert(self.vocabulary, **(self.bert_sizes or {}), dtype=self.dtype)
+            sizes, known = self.bert_sizes or {}, [n for n in Bert.__dataclass_fields__ if n not in NOT_SIZES]
+            if unknown := sorted(set(sizes) - set(known)):
+                raise ValueError(f"model.bert_sizes has {', '.join(unknown)}; bert has: {', '.join(known)}")
+            self.bert = Bert(self.vocabulary, **sizes, dtype=self.dtype)
         if self.text == "bert" or self.gru_dim:
             self.text_projection = Dense(self.dim, dtype=self.dtype)
         self.drop_visual = nn.Dropout(self.visual_dropout)
@@ -148,12 +159,11 @@ class Model(nn.Module):
         """The training's caption; <start> and <end> are words like any other, [CLS] and [SEP] are left alone."""
         place, count = jnp.arange(tokens.shape[1]), jnp.sum(mask, axis=1, keepdims=True)
         marks = (place == 0) | (place == count - 1)
-        mask_word = self.mask_word
-        if mask_word is None:
-            mask_word = self.vocabulary if self.text == "gru" else 103
+        rows = self.vocabulary + (self.mask_word is None)
         return drop.drop_words(
-            self.make_rng("dropout"), tokens, mask, self.word_dropout, mask_word=mask_word,
-            vocabulary=max(self.vocabulary, mask_word + 1), protected=marks & (self.text == "bert"),
+            self.make_rng("dropout"), tokens, mask, self.word_dropout,
+            mask_word=rows - 1 if self.mask_word is None else self.mask_word,
+            vocabulary=rows, protected=marks & (self.text == "bert"),
         )  # fmt: skip
 
     def similarity(self, visual: Encoded, text: Encoded) -> dict[str, Array]:

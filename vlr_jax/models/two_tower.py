@@ -50,7 +50,7 @@ class Model(nn.Module):
         text_dropout: on the word vectors and on what is pooled from them.
         word_dropout: share of words whose vector is zero, in training.
         temperature_start: first value of a learned temperature; None = the model has none.
-        dtype: of the towers' computation; parameters and scores are float32.
+        dtype: of features, word vectors and the inputs of the matrix products; the rest is float32 or wider.
 
     Raises:
         ValueError: at `init` or `apply`, for an unknown `pool` or `text`, or visuals that are not of `visual_dim`.

@@ -16,6 +16,7 @@ SIZES = {  # key of config.json → field of layers.bert.Bert
     "max_position_embeddings": "positions",
     "layer_norm_eps": "eps",
     "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
 }
 # What the encoder can't do otherwise; a key that is absent has this value.
 FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}

@@ -91,15 +91,34 @@ def load(path) -> dict:
         ValueError: it is broken, or of another model, or holds more than weights and options.
     """
     state = weights.read(path)
-    if any(name.startswith("model.") for name in state):
+    if model := [name for name in state if name.startswith("model.")]:  # beside it the optimizer's, left out
         sides = {"model.0.": "img_enc.", "model.1.": "txt_enc."}
-        state = {sides[n[:8]] + n[8:]: array for n, array in state.items() if n[:8] in sides}
+        if other := [name for name in model if name[:8] not in sides]:
+            raise ValueError(
+                f"{path}: expected model = [image encoder, text encoder]; found {', '.join(other[:5])} as well"
+            )
+        state = {sides[name[:8]] + name[8:]: state[name] for name in model}
     if not any(name.startswith(("img_enc.", "txt_enc.")) for name in state):
         raise ValueError(
             f"{path} is no checkpoint of the VSE family: expected model = [image encoder, text encoder], or names "
             f"img_enc.… and txt_enc.…; found {', '.join(list(state)[:5]) or 'no arrays'}"
         )
     tree, unused = convert(state)
+    print(f"{path}: weights of {form(tree.get('params', {}))}", file=sys.stderr)
     if unused:
         print(f"{path}: not used by the model and left out: {', '.join(sorted(unused))}", file=sys.stderr)
     return tree
+
+
+def form(params: dict) -> str:
+    """Which model and fields the parameters are of, as far as names and shapes tell: `rvse, text="gru", visual="mlp"`.
+
+    They can't tell "residual" (RVSE++) from "mlp" (VSE∞) where the features are as wide as the shared space: it then
+    says both. Nor do they tell of what has no parameters, such as the pooling of two_tower.
+    """
+    if "visual_pool" not in params:
+        return 'two_tower, text="gru"'
+    shapes = (np.shape(params.get(name, {}).get("kernel", ())) for name in ("visual_projection", "mlp_hidden"))
+    (features, dim), (reads, _) = ([*shape, 0, 0][:2] for shape in shapes)
+    visual = [f'"{name}"' for name, width in (("residual", dim), ("mlp", features)) if width == reads > 0]
+    return f'rvse, text="{"bert" if "bert" in params else "gru"}", visual={" or ".join(visual) or "unknown"}'
