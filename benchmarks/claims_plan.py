@@ -48,8 +48,8 @@ QUICK = Setting(
 )  # fmt: skip
 FULL = Setting(
     "full", 5, dict(train=6000, val=500, test=500), 5000, dict(dim=1024, word_dim=300, text="gru+mean"),
-    (Start(3e-4), Start(3e-3), Start(3e-3, 512)), (500, 2000, 6000), (600, 2000, 4000), dict(dim=1024, word_dim=300, text="gru+mean"),
-    20, 128, True,
+    (Start(3e-4), Start(3e-3), Start(3e-3, 512)), (500, 2000, 6000), (600, 2000, 4000),
+    dict(dim=1024, word_dim=300, text="gru+mean"), 20, 128, True,
 )  # fmt: skip
 SMOKE = Setting(
     "smoke", 2, dict(train=200, val=40, test=60), 12, dict(dim=16, word_dim=8, text="mean"),

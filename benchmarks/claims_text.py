@@ -41,7 +41,8 @@ The dimension and the weighting of the tf-idf vectors were chosen looking at the
 trained on them."""
 REMARKS = {
     "vanishing": f"""\
-The usual initialisation, on the scenes. *On the plateau*: the loss within 2 % of its margin and all similarities
+On the scenes, from the usual start and from one with a hidden layer in the visual tower.
+*On the plateau*: the loss within 2 % of its margin and all similarities
 of the batch equal (standard deviation below 0.02) at {numbers.PATIENCE} logged points in a row, the rule of
 `log.CollapseGuard`, here of the whole loss and for SelHN too. The gradients are norms, of the mean loss, at the
 normalised encodings, and that of all parameters; median over the first fifth of the steps.""",

@@ -1,6 +1,6 @@
 """RVSE++ trained with SelHN (Li et al., arXiv 2303.00181) on Flickr8k, frozen features of 3 × 3 windows.
 
-Expect testA rsum RESULT. The paper's margin, threshold, optimizer and dropouts; smaller towers. Ours:
+Expect testA rsum 299.5 ± 3.7. The paper's margin, threshold, optimizer and dropouts; smaller towers. Ours:
 averaged parameters, `identity` relevance, no cut of the learning rate.
 
 python -m vlr_jax.main --config configs/rvse_flickr8k.py --config.data.source=FOLDER --workdir runs/rvse
