@@ -1,6 +1,6 @@
 """Triplet-SN with the SW-HS Kendall loss (BCLS, Li et al., arXiv 2210.11319) on VSE++ towers, Flickr8k.
 
-Expect testA rsum 347.4 ± 4.3. Both losses are INFERRED, no code is public. Grades are of tf-idf vectors of the captions.
+Expect testA rsum 347.4 ± 4.3. Both losses are INFERRED, no code is public; grades are of tf-idf vectors of the texts.
 The weight of 0.1 and the temperature of 0.05 are this data set's.
 
 python -m vlr_jax.main --config configs/bcls_flickr8k.py --config.data.source=FOLDER --workdir runs/bcls
