@@ -103,7 +103,11 @@ def test_eight_devices_equal_one(model, loss):
 BOTH = dict(query_chunk=8, encode_chunk=8)
 
 
-@pytest.mark.parametrize("devices, chunks", [(1, BOTH), (8, BOTH), (8, dict(query_chunk=8)), (8, dict(encode_chunk=8))])
+@pytest.mark.parametrize(
+    "devices, chunks",
+    [(1, BOTH), (8, BOTH)]
+    + [pytest.param(8, {key: 8}, marks=pytest.mark.slow) for key in ("query_chunk", "encode_chunk")],
+)
 def test_chunks_change_nothing(devices, chunks):
     """Every loss as a term; without dropout, whose random numbers a block draws for itself."""
     losses = tuple(choices("losses"))

@@ -98,7 +98,12 @@ def test_step_fits_together_at_full_size(path):
     assert value.shape == () and value.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("path", one_of_each_model(FILES), ids=lambda p: p.stem)
+def _smoke(path):
+    """RVSE++ compiles for 15 s; what its training needs of the loop, batch statistics, other tests have."""
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * path.stem.startswith("rvse"))
+
+
+@pytest.mark.parametrize("path", map(_smoke, one_of_each_model(FILES)))
 def test_smoke(path, tmp_path, monkeypatch):
     """In-process: 4 steps, evaluations, a checkpoint, the report."""
     monkeypatch.chdir(tmp_path)

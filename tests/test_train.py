@@ -116,6 +116,7 @@ def test_mesh_and_rules():
         sharding.param_shardings([("text/.*", ())], params, mesh)
 
 
+@pytest.mark.slow
 def test_chunks_train_alike(small_config, tmp_path):
     """A run may be continued with other chunks: they change nothing but memory."""
     base = small_config | dict(evals={}, best="", steps=4, log_every=1, relevance=dict(name="facts"))
