@@ -167,7 +167,7 @@ def listed(claim: Claim) -> str:
     for part, (word, reason) in verdicts(claim).items():
         own = [one for one in claim.checks if one.part == part and one.kind == CLAIM]
         blocks.append("\n".join([f"**{part}: {word}** ({reason})", *([""] if own else []), *map(_line, own)]))
-    for kind, words in ((VETO, "Can only lower what is above:"), (SHOWN, "Pseudo grades of captions, no evidence:")):
+    for kind, words in ((VETO, "Can only lower what is above:"), (SHOWN, "Only shown, no evidence for a part:")):
         if own := [one for one in claim.checks if one.kind == kind]:
             blocks.append("\n".join([words, "", *map(_line, own)]))
     return "\n\n".join(blocks)

@@ -34,6 +34,7 @@ def placeless(config: dict) -> dict:
     content["data"]["options"] = {key: _name(value) if key in FILES else value for key, value in options.items()}
     content["evals"] = {
         name: {key: _name(value) if key in FILES else value for key, value in options.items()}
+        | {"data": {key: value for key, value in options.get("data", {}).items() if key not in PLACES}}
         for name, options in config["evals"].items()
     }
     return content

@@ -133,3 +133,22 @@ def differences(panels: list[tuple[str, str, list[tuple[str, list[float], float]
     words = "Flickr8k testA: one point a seed, right of 0 is better; grey: the noise (pooled standard deviation)"
     figure.suptitle(words, fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def levels(panels: list[tuple[str, list[tuple[str, list[list[float]]]]]], names, path) -> bool:
+    """rsum over the levels of a difficulty, a panel each: mean over seeds and their range; False where nothing is."""
+    if not panels:
+        return False
+    figure, places = _panels(1, len(panels), width=4.6, height=3.2)
+    colours = ("#2563eb", "#c2410c", "#0f766e", "#7c3aed")
+    for axes, (title, lines) in zip(places.flat, panels, strict=True):
+        for colour, (label, seeds) in zip(colours, lines, strict=False):
+            columns, steps = list(zip(*seeds, strict=True)), range(len(names))
+            axes.plot(steps, [sum(c) / len(c) for c in columns], "o-", color=colour, label=label, linewidth=1.5)
+            low, high = ([pick(c) for c in columns] for pick in (min, max))
+            axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.set_xticks(range(len(names)), names)
+        _tidy(axes, f"{title}, n = {len(lines[0][1])}", "rsum", "level of the test, trained at the middle one")
+        axes.legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=110)
+    return True

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import claims_numbers as numbers
+import claims_runs as runs
 from claims_plan import JUDGMENTS
 
 # What a comparison of losses leaves free: grades need sentence vectors, which another prepared folder has.
@@ -89,8 +90,6 @@ def read(patterns: list[str], flickr8k: pathlib.Path | None, cache: pathlib.Path
     Raises:
         ValueError: two folders hold a run of one config and one seed.
     """
-    import claims_image_text as runs
-
     from vlr_jax import log
 
     found, first = {}, {}

@@ -5,11 +5,10 @@ import statistics
 from importlib.metadata import version
 
 import claims_checks as checks
+import claims_document
 import claims_numbers as numbers
 import claims_reused
 from claims_plan import ABLATED, BASES
-
-from vlr_jax import files
 
 CLAIMS = (  # (claim, its name in claims_report, source)
     (
@@ -63,7 +62,7 @@ From the runs of README's table, each at the step that was best on dev.""",
 
 
 def write(claims: dict, rows: dict, failed: list, reused: dict, options, plan, machine: str) -> pathlib.Path:
-    """Writes claims.md beside its plots; returns its path."""
+    """Writes its part of claims.md beside its plots; returns its path."""
     text, drawn = [head(rows, options, plan, machine), nonfinite(failed), summary(claims)], figures(rows, options)
     for place, (title, name, source) in enumerate(CLAIMS, 1):
         body = claims[name].text
@@ -76,8 +75,7 @@ def write(claims: dict, rows: dict, failed: list, reused: dict, options, plan, m
         named = {name: claims_reused.title(name, found) for name, found in reused.items()}
         text += ["## Rows of README that were read", checks.table(reused, named, checks.README)]
         text.append(checks.still_rising(reused, {name: name for name in reused}))
-    path = options.output / "claims.md"
-    return files.write(path, "\n\n".join(filter(None, text)) + "\n")
+    return claims_document.put(options.output, "image-text", "\n\n".join(filter(None, text)))
 
 
 def figures(rows: dict, options) -> dict[str, tuple[str, str]]:

@@ -16,7 +16,7 @@ BENCHMARKS = str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks")
 sys.path.insert(0, BENCHMARKS)
 checks, runs, numbers, plans, report, reused, _ = (
     importlib.import_module(f"claims_{name}")
-    for name in ("checks", "image_text", "numbers", "plan", "report", "reused", "text")
+    for name in ("checks", "runs", "numbers", "plan", "report", "reused", "text")
 )
 sys.path.remove(BENCHMARKS)
 
