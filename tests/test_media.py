@@ -1,6 +1,7 @@
 """Pictures: decoding of what people have, shrinking, and finding files in folders and tars."""
 
 import io
+import pathlib
 import tarfile
 
 import numpy as np
@@ -91,6 +92,20 @@ def test_fit_keeps_the_centre():
     assert media.fit(square, 40) is square
     jpeg = media.decode(media.encode_jpeg(media.fit(image, 40), 95))
     assert np.abs(jpeg.astype(int) - 200).max() <= 3
+
+
+def test_fit_is_clip_s_preprocessing():
+    """openai/CLIP's transform (torchvision on a Pillow image), every pixel equal: up, down and odd sizes."""
+    with np.load(pathlib.Path(__file__).parent / "golden" / "clip_preprocess.npz") as archive:
+        for k in range(7):
+            np.testing.assert_array_equal(media.fit(archive[f"image_{k}"], 32), archive[f"fitted_{k}"], err_msg=str(k))
+
+
+def test_fit_of_a_line_of_pixels():
+    line = np.zeros((1, 20_000, 3), np.uint8)
+    line[:, 9_999:10_001] = 255
+    assert media.fit(line, 64).shape == (64, 64, 3) == media.fit(line.swapaxes(0, 1), 64).shape
+    assert (media.fit(line, 2) > 200).all()
 
 
 @pytest.fixture

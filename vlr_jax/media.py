@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-VIDEOS = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif"})
+VIDEOS = frozenset({
+    ".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv",
+})  # fmt: skip
 
 
 def decode(data: bytes, *, at_least: int | None = None) -> np.ndarray:
@@ -29,14 +31,15 @@ def decode(data: bytes, *, at_least: int | None = None) -> np.ndarray:
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
             image.load()
-            return np.array(_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(rgb(image))
     except (ValueError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, … on broken files
         raise ValueError(f"cannot decode the image ({type(error).__name__}: {error})") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
     """The picture in RGB, without the clipping of 16-bit greys that `convert` does."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
@@ -45,7 +48,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
@@ -82,16 +85,23 @@ def thumbnail(image: np.ndarray, *, longer: int = 112, limit: int = 6144) -> byt
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 `[H, W, 3]` → uint8 `[size, size, 3]`: the shorter side becomes `size`, the centre is kept."""
+    """uint8 `[H, W, 3]` → uint8 `[size, size, 3]`: the shorter side becomes `size`, the centre is kept.
+
+    As CLIP's preprocessing (torchvision's Resize and CenterCrop on a Pillow image), to the last bit: bicubic and
+    smoothed, the longer side rounded down, the crop's corner to even. A longer side of more than 16 times the shorter
+    is cut to that first, so that a line of pixels does not become gigabytes.
+    """
     height, width = image.shape[:2]
     if height == width == size:
         return image
     side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    resized = Image.fromarray(image).resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-    )
-    return np.array(resized)
+    top, left = (max(0, (extent - 16 * side) // 2) for extent in (height, width))
+    image = image[top : top + 16 * side, left : left + 16 * side]
+    height, width = (int(size * extent / side) for extent in image.shape[:2])
+    if (height, width) != image.shape[:2]:
+        image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
 
 
 class _Folder:
@@ -107,11 +117,15 @@ class _Folder:
         if os.path.isfile(self._folder / name):
             return [self._folder / name]
         if self._named is None:
-            self._named = collections.defaultdict(list)
+            named = collections.defaultdict(list)
             for parent, _, files in os.walk(self._folder):
                 for file in files:
-                    self._named[file].append(pathlib.Path(parent, file))
+                    named[file].append(pathlib.Path(parent, file))
+            self._named = named  # only when whole: others may be looking for names meanwhile
         return self._named.get(pathlib.PurePosixPath(name).name, [])
+
+    def names(self) -> list[str]:
+        return [path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()]
 
     def read(self, path: pathlib.Path) -> bytes:
         return path.read_bytes()
@@ -136,6 +150,9 @@ class _Tars:
 
     def find(self, name: str) -> list[tuple[pathlib.Path, int, int]]:
         return self._members.get(name) or self._named.get(pathlib.PurePosixPath(name).name, [])
+
+    def names(self) -> list[str]:
+        return list(self._members)
 
     def read(self, place: tuple[pathlib.Path, int, int]) -> bytes:
         path, offset, n = place
@@ -163,13 +180,31 @@ class Media:
         Raises:
             ValueError: no file, or several files of that name, or a name that leads out of the folder; or unreadable.
         """
+        try:
+            return self._files.read(self._one(name))
+        except OSError as error:
+            raise ValueError(f"cannot read the media file: {error}") from error
+
+    def _one(self, name: str):
         found = self._files.find(name)
         if len(found) != 1:
             raise ValueError(f"{len(found)} media files have that name" if found else "no such media file")
-        try:
-            return self._files.read(found[0])
-        except OSError as error:
-            raise ValueError(f"cannot read the media file: {error}") from error
+        return found[0]
+
+    def source(self, name: str) -> pathlib.Path | bytes:
+        """The path of a file, so that it need not be read as a whole; its bytes where it lies in a tar file.
+
+        Raises:
+            ValueError: as `self[name]`.
+        """
+        found = self._one(name)
+        return found if isinstance(found, pathlib.Path) else self[name]
+
+    def names(self, suffixes) -> list[str]:
+        """All files that have one of the (lower-case) suffixes, in alphabetical order; hidden ones are left out."""
+        found = [pathlib.PurePosixPath(name) for name in self._files.names()]
+        visible = (p for p in found if not any(part.startswith(".") for part in p.parts))
+        return sorted(str(p) for p in visible if p.suffix.lower() in suffixes)
 
 
 def open_media(paths: list[pathlib.Path]) -> Media:

@@ -14,7 +14,7 @@ import unicodedata
 
 import numpy as np
 
-from vlr_jax import wordpiece
+from vlr_jax import bpe, wordpiece
 
 PAD, START, END, UNKNOWN = range(4)
 MARKS = ("<pad>", "<start>", "<end>", "<unk>")
@@ -47,6 +47,7 @@ def split_treebank(text: str) -> list[str]:
     return _treebank().tokenize(text.lower())
 
 
+OF_FILES = {"wordpiece": wordpiece.WordPiece, "bpe": bpe.Bpe}  # their pieces come from files, not from training texts
 SPLITS = {"plain": split_words, "treebank": split_treebank}
 
 
@@ -185,14 +186,15 @@ class Words:
 
 def tokenizer(
     config_text: collections.abc.Mapping, vocabulary: collections.abc.Mapping[str, int] | None
-) -> Words | wordpiece.WordPiece:
+) -> Words | wordpiece.WordPiece | bpe.Bpe:
     """The tokenizer that a config asks for.
 
     Args:
         config_text: `config.text`: `dict(name="words", length=L, min_count=1)`, or `dict(name="words", length=L,
             vocabulary=FILE, split="treebank")` for the words and ids of a JSON of the field (`read_vocabulary`), whose
             texts were split so, or `dict(name="wordpiece", path=FOLDER, length=L)` for the word pieces in a folder of
-            a BERT.
+            a BERT, or `dict(name="bpe", path=PATH, length=L)` for the byte pairs of a CLIP: its folder, or
+            `bpe_simple_vocab_16e6.txt.gz`.
         vocabulary: word → count over the training texts, or None where the data have no training split.
 
     Raises:
@@ -200,12 +202,12 @@ def tokenizer(
     """
     options = dict(config_text)
     name = options.pop("name", None)
-    if name == "wordpiece":
+    if name in OF_FILES:
         if set(options) != {"path", "length"}:
-            raise ValueError(f"text has {sorted(options)} beside name; wordpiece takes: path, length, both given")
-        return wordpiece.WordPiece.read(**options)
+            raise ValueError(f"text has {sorted(options)} beside name; {name} takes: path, length, both given")
+        return OF_FILES[name].read(**options)
     if name != "words":
-        raise ValueError(f"No tokenizer {name!r}; text.name can be: words, wordpiece")
+        raise ValueError(f"No tokenizer {name!r}; text.name can be: words, {', '.join(OF_FILES)}")
     known = {"length", "vocabulary", "split"} if "vocabulary" in options else {"length", "min_count"}
     if set(options) - known or "length" not in options:
         takes = "length, min_count, or length, vocabulary, split"
@@ -217,10 +219,10 @@ def tokenizer(
     return Words.build(vocabulary, **options)
 
 
-def from_json(state: str) -> Words | wordpiece.WordPiece:
+def from_json(state: str) -> Words | wordpiece.WordPiece | bpe.Bpe:
     """The tokenizer that its `to_json` wrote, of whatever kind (its JSON names it)."""
     try:
         name = json.loads(state)["name"]
     except (KeyError, TypeError, json.JSONDecodeError):
         name = None  # the word vocabulary says what is wrong with it
-    return (wordpiece.WordPiece if name == "wordpiece" else Words).from_json(state)
+    return OF_FILES.get(name, Words).from_json(state)

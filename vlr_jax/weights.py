@@ -1,13 +1,18 @@
 """Parameters that others trained: files → named arrays, PyTorch's names → ours. No file is ever unpickled freely.
 
 `.safetensors` and `.npz` hold nothing but arrays. Everything else is taken for a file of `torch.save` and goes through
-PyTorch's weights-only loading, which builds tensors and plain containers and refuses whatever else a pickle asks for.
+PyTorch's weights-only loading, which builds tensors and plain containers and refuses whatever else a pickle asks for;
+or it is a TorchScript archive, a program of PyTorch's own, of which only the arrays are taken and nothing is called.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import re
+import struct
+import warnings
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,7 +46,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a file by name; names inside containers are joined by dots (`model.0.fc.weight`).
 
     Args:
-        path: `.safetensors` (the extra `bert`), `.npz`, or what `torch.save` wrote (the extra `torch`).
+        path: `.safetensors` (the extra `bert` or `clip`), `.npz`, or what `torch.save` or `torch.jit.save` wrote (the
+            extra `torch`).
 
     Raises:
         ValueError: the file is broken, holds more than arrays, or needs a package that is not installed.
@@ -52,6 +58,22 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no file {path} to read weights from")
     kind = {".safetensors": _safetensors, ".npz": _npz}.get(path.suffix, _torch)
     return kind(path)
+
+
+def shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's arrays by name; of `.safetensors` only the header is read. Raises as `read`."""
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {name: array.shape for name, array in read(path).items()}
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        return {name: tuple(array["shape"]) for name, array in header.items() if name != "__metadata__"}
+    except (ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+        raise ValueError(f"{path} is no whole safetensors file: {_reason(error)}") from error
 
 
 def rename(state: dict[str, np.ndarray], rules: Rules) -> tuple[dict, list[str]]:
@@ -129,9 +151,14 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):  # CVE-2025-32434: weights_only was no guard before
         raise ValueError(f"{path} needs PyTorch 2.6 or newer to be read safely; here is {torch.__version__}")
     try:
-        # The options of a training script: plain attributes, and no code runs when one is built.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if _scripted(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                content = dict(torch.jit.load(path, map_location="cpu").state_dict())
+        else:
+            # The options of a training script: plain attributes, and no code runs when one is built.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # refused, or damaged: then a pickle fails wherever it is damaged, and as it happens
         raise ValueError(
             f"{path} can't be read as weights only: {_reason(error)}. If it is whole and you trust where it comes "
@@ -139,6 +166,15 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             'torch.save({"model": torch.load(path, weights_only=False)["model"]}, "weights.pth")'
         ) from error
     return dict(_flat(content, ""))
+
+
+def _scripted(path: pathlib.Path) -> bool:
+    """Whether a file is a TorchScript archive: beside its arrays it has code and constants."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _reason(error: Exception) -> str:

@@ -14,17 +14,22 @@ START, END, UNKNOWN, PAD, MASK = "[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]"
 BACKEND = "vocab.txt or tokenizer.json of a BERT"
 
 
-def _library():
+def library(name: str = "wordpiece", extra: str = "bert"):
+    """The `tokenizers` library.
+
+    Raises:
+        ValueError: it is not installed; says which extra `text.name=name` needs.
+    """
     try:
         import tokenizers
     except ImportError as error:
-        raise ValueError("text.name='wordpiece' needs the tokenizers library: pip install 'vlr_jax[bert]'") from error
+        raise ValueError(f"text.name={name!r} needs the tokenizers library: pip install 'vlr_jax[{extra}]'") from error
     return tokenizers
 
 
 @functools.lru_cache(maxsize=4)
 def _backend(state: str):
-    return _library().Tokenizer.from_str(state)
+    return library().Tokenizer.from_str(state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +70,12 @@ class WordPiece:
             FileNotFoundError: the folder has neither.
             ValueError: what it has is broken, or not a BERT's; names the file.
         """
-        library, folder = _library(), pathlib.Path(path)
+        made, folder = library(), pathlib.Path(path)
         if (file := folder / "tokenizer.json").is_file():
-            state = _json(file) | {"truncation": None, "padding": None}
+            state = read_json(file) | {"truncation": None, "padding": None}
         elif (file := folder / "vocab.txt").is_file():
             config = folder / "tokenizer_config.json"
-            state = json.loads(_of_pieces(library, file, _json(config) if config.is_file() else {}))
+            state = json.loads(_of_pieces(made, file, read_json(config) if config.is_file() else {}))
         else:
             raise FileNotFoundError(f"{path} has no word pieces; expected tokenizer.json or vocab.txt")
         try:
@@ -146,16 +151,26 @@ class WordPiece:
         return cls(json.dumps(content, ensure_ascii=False, sort_keys=True), length)
 
 
-def _text(file: pathlib.Path) -> str:
+def read_text(file: pathlib.Path) -> str:
+    """A file's text.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8: {error}") from error
 
 
-def _json(file: pathlib.Path) -> dict:
+def read_json(file: pathlib.Path) -> dict:
+    """A file's JSON object.
+
+    Raises:
+        ValueError: it is none, or not UTF-8.
+    """
     try:
-        content = json.loads(_text(file))
+        content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is no JSON: {error}") from error
     if not isinstance(content, dict):
@@ -165,7 +180,7 @@ def _json(file: pathlib.Path) -> dict:
 
 def _of_pieces(library, file: pathlib.Path, config: dict) -> str:
     """vocab.txt, one piece a line, its number the id, and tokenizer_config.json → the library's JSON."""
-    pieces = _text(file).split("\n")  # not splitlines: some pieces are themselves line separators of Unicode
+    pieces = read_text(file).split("\n")  # not splitlines: some pieces are themselves line separators of Unicode
     pieces = pieces[: -1 if pieces[-1] == "" else None]
     ids = {piece: id_ for id_, piece in enumerate(pieces)}
     if missing := [mark for mark in (START, END, UNKNOWN, PAD, MASK) if mark not in ids]:
