@@ -26,7 +26,11 @@ MODELS = {
                text_dropout=0.2, word_dropout=0.2, temperature_start=0.1),
     ),
     "rvse": ("rvse", SIZES),  # with the batch statistics and both dropouts of its paper
+    "visern": ("visern", SIZES | dict(axis="regions", layers=1, visual_kernels=(2,), text_kernels=(2,))),
 }  # fmt: skip
+# Compilation is the cost here: of these the quick suite compiles only the step with every loss.
+HEAVY = ("visern",)
+MOST = [pytest.param(model, marks=pytest.mark.slow) if model in HEAVY else model for model in MODELS]
 
 
 def mesh_of(devices):
@@ -92,7 +96,9 @@ def test_every_model_is_here():
 
 
 @pytest.mark.parametrize(
-    "model,loss", [("two_tower", loss) for loss in choices("losses")] + [(model, "info_nce") for model in MODELS]
+    "model,loss",
+    [("two_tower", loss) for loss in choices("losses")]
+    + [pytest.param(m, "info_nce", marks=pytest.mark.slow if m in HEAVY else ()) for m in MODELS],
 )
 def test_eight_devices_equal_one(model, loss):
     one, eight = (value_and_grad(model, (loss,), devices) for devices in (1, 8))
@@ -138,7 +144,7 @@ def test_encode_chunk_needs_a_model_without_collections():
         jax.eval_shape(this.init, jax.random.key(0), batch())
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MOST)
 def test_gradient_of_the_probe_is_that_of_the_encodings(model):
     this = task(model, ("info_nce",))
     with jax.set_mesh(mesh_of(1)):
@@ -161,7 +167,7 @@ def test_gradient_of_the_probe_is_that_of_the_encodings(model):
         assert np.abs(found.pooled).max() > 0
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MOST)
 def test_padding_rows_change_nothing(model):
     value, _, grads = value_and_grad(model, ("info_nce",), 1)
     other = {k: v.copy() for k, v in batch().items()}

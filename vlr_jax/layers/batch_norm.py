@@ -17,16 +17,18 @@ class BatchNorm(nn.Module):
     Attributes:
         momentum: weight of a new batch in the running statistics (torch's meaning of the word).
         eps: added to the variance.
+        scale_start: first value of the scale; 0 = what is added to something else starts as nothing.
     """
 
     momentum: float = 0.1
     eps: float = 1e-5
+    scale_start: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array, counts: Array, *, train: bool) -> Array:
         """Args: x: `[N, C]`. counts: bool `[N]`, the rows that enter the statistics; all rows are normalised."""
         channels, dtype = x.shape[-1:], jnp.promote_types(x.dtype, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, channels)
+        scale = self.param("scale", nn.initializers.constant(self.scale_start), channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
