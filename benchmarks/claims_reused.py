@@ -128,13 +128,13 @@ def _judged(metrics: dict, folder: pathlib.Path, config: dict, flickr8k, cache: 
         return own
     import jax
 
-    from vlr_jax import files, pipeline, sharding, train
+    from vlr_jax import files, opened, pipeline, sharding
     from vlr_jax.evaluators import judgments
 
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
         try:
-            run = train.restore_run(str(folder), mesh)
+            run = opened.restore(str(folder), mesh)
             kept = cache / "judged" / f"{run.digest[:16]}.json"
             if kept.exists():
                 return json.loads(kept.read_text())

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from vlr_jax import pipeline, prepare, text
+from vlr_jax import batching, pipeline, prepare, text
 
 
 def words_of(root):
@@ -29,7 +29,7 @@ def test_views_agree_on_ids(split):
     texts = [b for b in split.epoch("texts", 33)]
     for batches, view in ((visuals, "visuals"), (texts, "texts")):
         for batch in batches:
-            pipeline.check(batch, view)
+            batching.check(batch, view)
             assert {k: v.shape for k, v in batch.items()} == {k: v.shape for k, v in batches[0].items()}
         assert sum(b["valid"].sum() for b in batches) == split.size(view)
     ids = np.concatenate([b["visual_id"][b["valid"]] for b in visuals])
@@ -37,7 +37,7 @@ def test_views_agree_on_ids(split):
     of_text = np.concatenate([b["visual_id"][b["valid"]] for b in texts])
     np.testing.assert_array_equal(of_text, split.text_visual)
     batch = take(split, 1)[0]
-    pipeline.check(batch, "pairs")
+    batching.check(batch, "pairs")
     features = np.concatenate([b["visual"] for b in visuals])
     for row in range(16):
         np.testing.assert_array_equal(batch["visual"][row], features[batch["visual_id"][row]])
@@ -94,35 +94,35 @@ def test_sentence_vectors(vectored_root):
     np.testing.assert_array_equal(visual.reshape(24, 5), text)
     np.testing.assert_allclose(np.linalg.norm(text.astype(float), axis=1), 1, atol=1e-3)
     batch = take(split, 1, batch_size=8)[0]
-    pipeline.check(batch)
+    batching.check(batch)
     np.testing.assert_array_equal(batch["caption_vec"], text[batch["text_id"]])
     np.testing.assert_array_equal(batch["visual_caption_vecs"], visual[batch["visual_id"]])
     for view, key, rows in (("visuals", "visual_caption_vecs", visual), ("texts", "caption_vec", text)):
         batch = next(split.epoch(view, 6))
-        pipeline.check(batch, view)
+        batching.check(batch, view)
         np.testing.assert_array_equal(batch[key], rows[:6])
 
 
 def test_fewer_texts_repeat_the_first():
     """Zeros would have a cosine of 0, and so win over negative ones."""
     rows = np.arange(6.0).reshape(3, 2)
-    assert pipeline._repeated(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [0, 1], [0, 1]]
-    np.testing.assert_array_equal(pipeline._repeated(rows, 3), rows)
+    assert batching.repeated(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [0, 1], [0, 1]]
+    np.testing.assert_array_equal(batching.repeated(rows, 3), rows)
 
 
 def test_batches_carry_what_is_asked_for(vectored_root, scenes_root):
     data, words = dict(root=vectored_root, split="val"), words_of(vectored_root)
-    for asked in (pipeline.FACTS, pipeline.VECTORS, {"caption_vec"}, ()):
+    for asked in (batching.FACTS, batching.VECTORS, {"caption_vec"}, ()):
         batch = take(pipeline.open_split(data, words, asked), 1, batch_size=4)[0]
-        pipeline.check(batch)
-        assert batch.keys() & (pipeline.FACTS | pipeline.VECTORS) == set(asked) and "boxes" in batch
+        batching.check(batch)
+        assert batch.keys() & (batching.FACTS | batching.VECTORS) == set(asked) and "boxes" in batch
     assert pipeline.open_split(data, words, ()).facts() is not None
     plain = dict(root=scenes_root, split="val")
     assert pipeline.open_split(plain, words).vectors() is None
     with pytest.raises(
         ValueError, match="has no caption_vec and no visual_caption_vecs; prepare another folder with --sen"
     ):
-        pipeline.open_split(plain, words, pipeline.VECTORS)
+        pipeline.open_split(plain, words, batching.VECTORS)
 
 
 def test_frames(scenes_root):
@@ -143,13 +143,13 @@ def test_refusals(split, scenes_root, tmp_path):
         take(split, 1, batch_size=100_000)
     batch = take(split, 1)[0]
     with pytest.raises(ValueError, match="lacks .*text_mask"):
-        pipeline.check({k: v for k, v in batch.items() if k != "text_mask"})
+        batching.check({k: v for k, v in batch.items() if k != "text_mask"})
     with pytest.raises(ValueError, match="unknown keys .*extra"):
-        pipeline.check(batch | {"extra": batch["valid"]})
+        batching.check(batch | {"extra": batch["valid"]})
     with pytest.raises(ValueError, match="int64; expected int32"):
-        pipeline.check(batch | {"text": batch["text"].astype(np.int64)})
+        batching.check(batch | {"text": batch["text"].astype(np.int64)})
     with pytest.raises(ValueError, match="rows"):
-        pipeline.check(batch | {"text": batch["text"][:3]})
+        batching.check(batch | {"text": batch["text"][:3]})
 
 
 @pytest.mark.parametrize("at", [100, 6000, 65536])  # a chunk's head, a record's content, the end's directory

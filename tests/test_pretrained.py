@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlr_jax import config, initial, pipeline, sharding, train, weights
+from vlr_jax import config, initial, opened, pipeline, sharding, train, weights
 from vlr_jax.checkpoint import Checkpoints
 from vlr_jax.models import rvse, two_tower
 from vlr_jax.pretrained import run, vse
@@ -244,7 +244,7 @@ def test_leftovers_on_either_side_are_listed(tmp_path):
         initial.arrays([places | dict(into="brt")], HAS)
     with pytest.raises(ValueError, match="unknown key tmes in config.init .*valid keys: times"):
         initial.arrays([places | dict(tmes=2)], HAS)
-    with pytest.raises(ValueError, match="No pretrained/clop.py; pretrained has: bert, run, vse"):
+    with pytest.raises(ValueError, match="No pretrained/clop.py; pretrained has: bert, clip, run, vse"):
         initial.arrays([dict(name="clop", path="x")], HAS)
 
 
@@ -305,8 +305,8 @@ def test_a_run_with_bert_needs_its_folder_only_to_train(small_config, tmp_path):
     shutil.rmtree(folder)
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
-        opened = train.restore_run(str(tmp_path / "run"), mesh)
-    assert opened.tokenizer.size == 59 and opened.tokenizer.notes("a dog") == ""
-    assert opened.task.model.mask_word == 4 and opened.task.model.bert_sizes["heads"] == 2
-    moved = np.abs(opened.variables["params"]["bert"]["places"] - g["weights/embeddings.position_embeddings.weight"])
+        found = opened.restore(str(tmp_path / "run"), mesh)
+    assert found.tokenizer.size == 59 and found.tokenizer.notes("a dog") == ""
+    assert found.task.model.mask_word == 4 and found.task.model.bert_sizes["heads"] == 2
+    moved = np.abs(found.variables["params"]["bert"]["places"] - g["weights/embeddings.position_embeddings.weight"])
     assert 0 < moved.max() < 1e-3  # two steps of a tenth of the learning rate from where it began

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vlr_jax import config, log, main, pipeline, sharding, train
+from vlr_jax import batching, config, log, main, opened, pipeline, sharding, train
 
 
 def test_learns_and_writes_everything(small_config, tmp_path):
@@ -151,10 +151,10 @@ def test_restore_run_needs_only_the_workdir(small_config, tmp_path):
     stored["data"]["root"] = "gone"
     (tmp_path / "config.json").write_text(json.dumps(stored))
     mesh = sharding.make_mesh({"data": -1})
-    run = train.restore_run(tmp_path, mesh)
-    tokens = next(pipeline.text_batches(run.tokenizer, ["a red circle", "two stars"], 8))
+    run = opened.restore(tmp_path, mesh)
+    tokens = next(batching.text_batches(run.tokenizer, ["a red circle", "two stars"], 8))
     with jax.set_mesh(mesh):
         encoded = jax.jit(run.task.predict()["encode_text"])(run.variables, tokens)
     np.testing.assert_allclose(np.linalg.norm(encoded.pooled, axis=1), 1.0, rtol=1e-5)
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        train.restore_run(tmp_path / "nowhere", mesh)
+        opened.restore(tmp_path / "nowhere", mesh)

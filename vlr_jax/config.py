@@ -27,7 +27,7 @@ DEFAULTS = {
     "keep": 2,
     "threads": 2,            # reading batches
 }  # fmt: skip
-DATA_KEYS = {"name", "root", "split", "visual", "frame_size", "options", "source"}
+DATA_KEYS = {"name", "root", "split", "visual", "frame_size", "frames", "sampling", "texts", "options", "source"}
 # A run may be continued with other values of these.
 CONTINUABLE = ("steps", "log_every", "save_every", "keep", "threads", "query_chunk", "encode_chunk", "mesh", "sharding")
 CHUNKS = ("query_chunk", "encode_chunk")

@@ -70,6 +70,27 @@ def arrays(entries: list[dict], variables) -> dict[str, np.ndarray]:
     return given
 
 
+def whole(entries: list[dict], variables):
+    """The model's variables with every array from `entries`, numpy in the model's dtypes: nothing is random.
+
+    Args:
+        entries: `config.init`.
+        variables: the model's, as shapes.
+
+    Raises:
+        ValueError: as `arrays`; or arrays of the model that no entry gives, which training would begin with at random.
+    """
+    given, has = arrays(entries, variables), _flat(variables)
+    if random := sorted(has.keys() - given.keys()):
+        raise ValueError(
+            f"{len(random)} of the model's {len(has)} arrays are not in config.init and would stay random: "
+            f"{_some(random)}. Without training a model must be loaded whole: add what gives them to config.init, "
+            "change config.model, or train first"
+        )
+    filled = {path: given[path].astype(leaf.dtype, copy=False) for path, leaf in has.items()}
+    return flax.traverse_util.unflatten_dict(filled, sep="/")
+
+
 def _check(what: str, into: str, only: str, loaded: dict, has: dict) -> None:
     start = f"{into}/" if into else ""
     wanted = {}

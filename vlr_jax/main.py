@@ -1,34 +1,38 @@
 """The command: `python -m vlr_jax.main --config configs/quickstart.py [--mode …] [--config.steps=100 …]`.
 
-    train    (default) train, or continue, the run in --workdir; then evaluate and write report.html
-    eval     all evaluations of the run, on its best checkpoint
-    index    encode a gallery into <workdir>/index
-    search   rank the gallery for --query "…" or --queries FILE
+    train     (default) train, or continue, the run in --workdir; then evaluate and write report.html
+    eval      all evaluations of the run, on its best checkpoint
+    index     encode a gallery into <workdir>/index
+    search    rank the gallery for --query "…" or --queries FILE
+    features  encode every visual of a prepared folder into --output FOLDER, one .npy each
 
-Every mode but train reads the run's own config from --workdir; --config then only names the default workdir.
+Every mode but train reads the run's own config from --workdir; --config then only names the default workdir. Where
+--workdir holds no run and --config names weights for the whole model (`init`), the modes use the model as it is loaded:
+zero-shot evaluation and search, without training.
 """
 
 import json
 import pathlib
+import re
 import sys
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from vlr_jax import batching, extract, files, index, opened, pipeline, prepare, sharding, tiles, train
 from vlr_jax import config as configs
-from vlr_jax import files, index, pipeline, prepare, sharding, tiles, train
 
-MODES = ("train", "eval", "index", "search")
+MODES = ("train", "eval", "index", "search", "features")
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run: a file of configs/", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
-DATA = flags.DEFINE_string("data", None, "index: another prepared folder than the run's own")
-SPLIT = flags.DEFINE_string("split", None, "index: the split; default that of the run's last evaluation")
+DATA = flags.DEFINE_string("data", None, "index, features: another prepared folder than the run's own")
+SPLIT = flags.DEFINE_string("split", None, "index, features: the split; default: see --mode")
 QUERY = flags.DEFINE_multi_string("query", [], "search: a text; may be given several times")
 QUERIES = flags.DEFINE_string("queries", None, "search: a file with one text a line")
 TOP_K = flags.DEFINE_integer("top_k", 10, "search: how many results", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", None, "eval, search: also write the results to this JSON file")
+OUTPUT = flags.DEFINE_string("output", None, "eval, search: also write the results to this JSON file; features: folder")
 TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the code an error arose")
 
 
@@ -71,12 +75,16 @@ def _explain(error: Exception, arguments: list[str]) -> str:
 
 
 def default_workdir() -> str:
-    """`runs/quickstart` for `configs/quickstart.py`, `runs/quickstart-smoke` for its `:smoke` variant."""
+    """`runs/quickstart` for `configs/quickstart.py`, `runs/quickstart-smoke` for its `:smoke` variant.
+
+    A path behind the colon becomes one name: `runs/clip_zeroshot_folder-weights_vit-b-32`.
+    """
     if WORKDIR.value:
         return WORKDIR.value
     if CONFIG.value is None:
         raise ValueError("name the run by --config FILE or --workdir FOLDER")
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    argument = re.sub(r"[^\w.=-]+", "_", argument).strip("_.")  # it may be the path of some weights
     return str(pathlib.Path("runs") / (pathlib.Path(path).stem + (f"-{argument}" if argument else "")))
 
 
@@ -104,12 +112,14 @@ def main(_) -> None:
     """Runs the mode. Errors of use end with one message and status 1; --traceback shows all of it."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
     try:
-        if MODE.value != "train" and CONFIG.value is not None:
+        workdir = default_workdir()
+        if MODE.value != "train" and CONFIG.value is not None and not untrained(workdir):
             if given := config_flags.get_override_values(flags.FLAGS["config"]):
                 raise ValueError(
                     f"--mode {MODE.value} uses the run's own config; it takes no --config.{list(given)[0]}"
                 )
-        {"train": run_train, "eval": run_eval, "index": run_index, "search": run_search}[MODE.value](default_workdir())
+        runs = {"train": run_train, "eval": run_eval, "index": run_index, "search": run_search}
+        (runs | {"features": run_features})[MODE.value](workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         if TRACEBACK.value:
             raise
@@ -134,15 +144,43 @@ def run_train(workdir: str) -> None:
         print(f"report: {pathlib.Path(workdir) / 'report.html'}")
 
 
+def untrained(workdir: str) -> bool:
+    """Whether the model is that of --config as its weights are loaded: there is no run, and they are named."""
+    return not opened.exists(workdir) and CONFIG.value is not None and bool(CONFIG.value.get("init"))
+
+
+def open_run(workdir: str, mesh, seen: dict | None = None) -> opened.Run:
+    """The run in the workdir, or the untrained model; `seen` as `opened.untrained` takes it."""
+    if not untrained(workdir):
+        return opened.restore(workdir, mesh)
+    config = configs.complete(CONFIG.value)
+    print(f"{workdir} holds no run: nothing is trained, the model is as its weights are loaded", file=sys.stderr)
+    if not (seen or DATA.value):
+        prepare_if_absent(config["data"])
+    data = None if seen else config["data"] if MODE.value == "eval" else gallery(config)
+    return opened.untrained(config, mesh, data=data, seen=seen)
+
+
+def gallery(config: dict) -> dict:
+    """The data whose visuals are encoded: by default the split of the run's last evaluation; --data and --split."""
+    data = dict(config["data"])
+    if config["evals"]:
+        data |= list(config["evals"].values())[-1].get("data", {})
+    if DATA.value:
+        there = list(prepare.read(DATA.value)["splits"])
+        data |= {"root": DATA.value} | ({"split": there[0]} if len(there) == 1 else {})
+    return data | ({"split": SPLIT.value} if SPLIT.value else {})
+
+
 def run_eval(workdir: str) -> None:
     """The run's evaluations on its best checkpoint."""
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
-        run = train.restore_run(workdir, mesh)
+        run = open_run(workdir, mesh)
         evaluators = train.make_evaluators(run.config, run.task, run.tokenizer, mesh, progress=True)
         evals = {name: evaluator.result(run.variables) for name, (evaluator, _, _) in evaluators.items()}
-    result = {"step": run.step, "selected_on": configs.selected_on(run.config), "evals": evals}
-    print(f"{workdir}, checkpoint of step {run.step}")
+    result = {"step": run.step, "selected_on": run.selected_on, "evals": evals}
+    print(f"{workdir}, " + (f"checkpoint of step {run.step}" if run.step else run.selected_on))
     print(table(result))
     write_output(result)
 
@@ -151,24 +189,40 @@ def run_index(workdir: str) -> None:
     """Encodes every visual of a prepared split once and keeps the embeddings in `<workdir>/index`."""
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
-        run = train.restore_run(workdir, mesh)
-        gallery = dict(run.config["data"])
-        if run.config["evals"]:
-            gallery |= list(run.config["evals"].values())[-1].get("data", {})
-        gallery |= {k: v for k, v in (("root", DATA.value), ("split", SPLIT.value)) if v}
-        split = pipeline.open_split(gallery, run.tokenizer, keys=())
-        batches = split.epoch("visuals", sharding.rows(run.config["batch_size"], mesh))
-        encode = run.task.predict()["encode_visual"]
-        encoded = tiles.encode_all(encode, run.variables, batches, mesh=mesh, progress="encoding visuals")
+        run = open_run(workdir, mesh)
+        data = gallery(run.config)
+        split = pipeline.open_split(data, run.tokenizer, keys=())
+        rows = sharding.rows(run.config["batch_size"], mesh)
+        encoded = tiles.encode_split(
+            run.task.predict(), run.variables, split, "visuals", rows, mesh=mesh, progress=True
+        )
     meta = {
         "model": run.digest,
         "step": run.step,
-        "data": gallery["root"],
-        "split": gallery["split"],
+        "data": data["root"],
+        "split": data["split"],
         "ids": split.ids_hash,
+        "seen": run.seen,
     }
     folder = index.build(pathlib.Path(workdir) / "index", encoded, split.names, meta)
-    print(f"{split.n_visuals} visuals of {gallery['root']} ({gallery['split']}) indexed in {folder}")
+    print(f"{split.n_visuals} visuals of {data['root']} ({data['split']}) indexed in {folder}")
+
+
+def run_features(workdir: str) -> None:
+    """Encodes the visuals of a prepared folder, of all its splits or of --split, into one file each."""
+    if not OUTPUT.value:
+        raise ValueError("--mode features needs --output FOLDER")
+    mesh = sharding.make_mesh({"data": -1})
+    with jax.set_mesh(mesh):
+        run = open_run(workdir, mesh)
+        data, encode = gallery(run.config), run.task.predict()["encode_visual"]
+        rows = sharding.rows(run.config["batch_size"], mesh)
+        for name in [SPLIT.value] if SPLIT.value else prepare.read(data["root"])["splits"]:
+            split = pipeline.open_split(data | {"split": name}, run.tokenizer, keys=())
+            folder = extract.claim(OUTPUT.value, extract.identity(run, split, data))
+            new = extract.write(folder, encode, run.variables, split, rows, mesh=mesh)
+            print(f"{name}: {split.n_visuals} visuals in {folder}, {new} of them encoded now")
+    print(f"next: python -m vlr_jax.prepare --dataset NAME --source DIR --features {folder} --out ROOT")
 
 
 def run_search(workdir: str) -> None:
@@ -181,15 +235,16 @@ def run_search(workdir: str) -> None:
         raise ValueError('nothing to search for; give --query "…" or --queries FILE with one text a line')
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
-        run = train.restore_run(workdir, mesh)
+        place = pathlib.Path(workdir) / "index"
+        run = open_run(workdir, mesh, index.load(place).meta.get("seen") if untrained(workdir) else None)
         for query in queries:
             if notes := run.tokenizer.notes(query):
                 print(f"{query!r}: {notes}", file=sys.stderr)
-        gallery = index.load(pathlib.Path(workdir) / "index", expect={"model": run.digest})
+        items = index.load(place, expect={"model": run.digest})
         predict = run.task.predict()
-        batches = pipeline.text_batches(run.tokenizer, queries, sharding.rows(64, mesh))
+        batches = batching.text_batches(run.tokenizer, queries, sharding.rows(64, mesh))
         encoded = tiles.encode_all(predict["encode_text"], run.variables, batches, mesh=mesh)
-        found = index.query(predict["similarity"], run.variables, gallery, encoded, TOP_K.value, mesh=mesh)
+        found = index.query(predict["similarity"], run.variables, items, encoded, TOP_K.value, mesh=mesh)
     for query, hits in zip(queries, found, strict=True):
         print(f"\n{query}")
         for place, (name, score) in enumerate(hits, 1):
@@ -210,6 +265,7 @@ def table(whole: dict) -> str:
         columns = [("model", result["metrics"])]
         columns += [(key, result[key]) for key in ("oracle", "chance") if result.get(key)]
         head = f"{name}: {result['visuals']:,} visuals, {result['texts']:,} texts, protocol {result['protocol']}"
+        head += f", {result['gallery']}" if result.get("gallery") else ""
         lines += ["", head, " " * 18 + "".join(f"{title:>10}" for title, _ in columns)]
         for metric in result["metrics"]:
             cells = [_cell(column.get(metric)) for _, column in columns]

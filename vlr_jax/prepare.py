@@ -30,9 +30,6 @@ LARGE = 1 << 28  # bytes of raw files, from which on comparing them takes long e
 MOST_SOURCES = 100  # more raw files than these are remembered as one line
 
 
-# ---- identity: what makes two preparations the same
-
-
 def _options(dataset: str, builder_class, options: dict) -> dict:
     """All options of a builder: those given over its defaults.
 
@@ -103,6 +100,8 @@ def _identity(dataset: str, builder_class, source, options: dict, encoder: str |
     paths = find(source=source, **options) if find else []
     if encoder:  # without one, the identity is that of a folder made before there were any
         paths, options = paths + sentence.sources(encoder, source, splits), options | {"sentence_encoder": encoder}
+    added = getattr(builder_class, "ADDED", {}).items()  # at these values options go unnamed, as in older folders
+    options = {key: value for key, value in options.items() if (key, value) not in added}
     identity = {"dataset": dataset, "version": str(builder_class.VERSION), "options": by_name(options)}
     identity["sources"] = _digests(_outside(paths, root), progress)
     return identity | {"fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()}
@@ -156,6 +155,9 @@ def _content(builder, identity: dict, indexes: dict[str, records.Index], vectors
         },
         "visual": visual and {"shape": list(visual.shape), "dtype": np.dtype(visual.np_dtype).name},
         "frames": {"count": frames, "size": list(sizes.pop()) if len(sizes) == 1 else None} if frames else None,
+        "regions": max((index.regions for index in indexes.values() if index.regions is not None), default=None),
+        "recipe": getattr(builder, "recipe", None),
+        "missing": {split: names for split, names in getattr(builder, "missing", {}).items() if names},
         "facts": builder.fact_names,
         "facts_complete": getattr(builder, "facts_complete", False),
         "sentence": vectors,
@@ -242,16 +244,21 @@ def read(root) -> dict:
 def summary(content: dict, root) -> str:
     """What was prepared, as lines for people."""
     visual, frames, facts = content["visual"], content["frames"], content["facts"]
-    lines = [f"{content['dataset']} {content['version']} → {root}"]
+    lines, missing = [f"{content['dataset']} {content['version']} → {root}"], content.get("missing") or {}
     for split, n in content["splits"].items():
-        lines.append(
-            f"  {split}: {n['visuals']:,} visuals, {n['texts']:,} texts, up to {n['max_length']} elements each"
-        )
+        line = f"  {split}: {n['visuals']:,} visuals, {n['texts']:,} texts, up to {n['max_length']} elements each"
+        names = missing.get(split, [])
+        lines.append(line + (f"; MISSING: {len(names):,} visuals, such as {names[0]}" if names else ""))
+    for split in missing.keys() - content["splits"].keys():
+        lines.append(f"  {split}: MISSING, all of its {len(missing[split]):,} visuals")
     if visual:
-        lines.append(f"  features: [R, {visual['shape'][-1]}] {visual['dtype']}")
+        regions = f", of up to {content['regions']} regions in each frame" if content.get("regions") else ""
+        lines.append(f"  features: [R, {visual['shape'][-1]}] {visual['dtype']}{regions}")
     if frames:
         size = " × ".join(map(str, frames["size"])) if frames["size"] else "different sizes"
         lines.append(f"  frames: up to {frames['count']} a visual, {size}")
+    if recipe := content.get("recipe"):
+        lines.append(f"  videos decoded with {', '.join(f'{key} {value}' for key, value in recipe.items())}")
     if facts:
         lines.append(f"  facts: {len(facts)}, such as {', '.join(facts[:3])}")
     if vectors := content.get("sentence"):
@@ -263,11 +270,11 @@ def summary(content: dict, root) -> str:
     lines.append(f"  thumbnails: {'yes' if content['has_thumbs'] else 'no'}")
     lines += [f"  note: {note}" for note in content["notes"]]
     if content["quarantined"]:
-        path = pathlib.Path(root, "quarantine.jsonl")
-        lines.append(f"  QUARANTINED: {content['quarantined']} broken items are left out; all are in {path}")
-        with open(path, encoding="utf-8") as file:
+        lines.append(f"  QUARANTINED: {content['quarantined']} broken items, left out; all in {root}/quarantine.jsonl")
+        with open(pathlib.Path(root, "quarantine.jsonl"), encoding="utf-8") as file:
             for problem, _ in zip(map(json.loads, file), range(5), strict=False):
-                lines.append(f"    line {problem['line']}: {problem['media'] or 'no media'}: {problem['reason']}")
+                line = f"    line {problem['line']}: {problem['media'] or 'no media'}: {problem['reason']}"
+                lines.append(line.replace("line None: ", "", 1))  # of media without a file of lines
     return "\n".join(lines)
 
 
@@ -303,7 +310,9 @@ def _main(_) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"prepare: {error}")
     print(summary(content, asked.out))
-    print(f"next: python -m vlr_jax.main --config CONFIG.py --config.data.root={asked.out} --workdir runs/NAME")
+    texts = any(split["texts"] for split in content["splits"].values())
+    use = f"--config.data.root={asked.out}" if texts else f"--mode index --data {asked.out}"
+    print(f"next: python -m vlr_jax.main --config CONFIG.py {use} --workdir runs/NAME")
 
 
 if __name__ == "__main__":

@@ -31,21 +31,24 @@ def texts(builder) -> dict[str, list[list[str]]]:
     }
 
 
-def _with_vectors(examples, texts: list[list[str]], vectors: np.ndarray):
-    """Records with their rows of `vectors`.
+def _with_vectors(builder, examples, texts: list[list[str]], vectors: np.ndarray):
+    """Records with their rows of `vectors`; texts of visuals that are quarantined meanwhile are passed over.
 
     Raises:
         ValueError: a record has other texts than those that were encoded for it.
     """
-    start, encoded = 0, iter(texts)
+    start, passed, before, encoded = 0, 0, len(builder.quarantine), iter(texts)
     for key, record in examples:
-        own = next(encoded, [])
-        if record["text"] != own:
-            raise ValueError(f"the builder's texts(split) are not those of its records: {own}, {record['text']}")
+        own = next(encoded, None)
+        while own != record["text"]:
+            if own is None:
+                raise ValueError(f"the builder's texts(split) are not those of its records: [], {record['text']}")
+            start, passed = start + len(own), passed + 1
+            own = next(encoded, None)
         end = start + len(own)
         yield key, record | {"text_vectors": np.array(vectors[start:end])}
         start = end
-    if start != len(vectors):
+    if passed + len(list(encoded)) != len(builder.quarantine) - before:
         raise ValueError(f"the builder's texts(split) are not those of its records: {len(vectors)}, {start}")
 
 
@@ -53,21 +56,36 @@ class Index:
     """What is known of a split's records without reading them, gathered while they are written.
 
     Attributes:
-        names, counts, lengths: of each visual its name, number of texts and number of regions or frames.
+        names, counts, lengths: of each visual its name, number of texts and number of elements: of regions, or of
+            frames where it has frames, or regions of frames (`regions`).
         texts: all texts in record order.
         frames, sizes, thumbs: the most frames of a visual, all (H, W) of frames, the number of thumbnails.
+        regions: the most regions of a frame; None where the features are not those of a frame's regions.
     """
 
     def __init__(self):
         self.names, self.counts, self.lengths, self.texts = [], [], [], []
-        self.frames, self.sizes, self.thumbs = 0, set(), 0
+        self.frames, self.sizes, self.thumbs, self.regions = 0, set(), 0, None
 
     def add(self, record: dict) -> None:
-        """Takes note of the next record."""
-        frames = record.get("frames", [])
+        """Takes note of the next record.
+
+        Raises:
+            ValueError: nothing to see in it, or the regions of its frames are not as many as its features.
+        """
+        frames, regions = record.get("frames", []), record.get("regions")
+        length = len(frames) if "visual" not in record else len(record["visual"] if regions is None else regions)
+        if regions is not None and sum(regions) != len(record["visual"]):
+            raise ValueError(
+                f"{record['name']}: its frames have {sum(regions)} regions, but there are {len(record['visual'])} rows"
+            )
+        if not length:
+            raise ValueError(f"{record['name']} has no frame and no features")
+        if regions is not None:
+            self.regions = max(self.regions or 0, int(max(regions)))
         self.names.append(record["name"])
         self.counts.append(len(record["text"]))
-        self.lengths.append(len(record["visual"]) if "visual" in record else len(frames))
+        self.lengths.append(length)
         self.texts.extend(record["text"])
         self.frames = max(self.frames, len(frames))
         self.sizes.update(map(media.size, frames))
@@ -112,7 +130,7 @@ def _write_splits(
     for split, examples in builder._split_generators(dl_manager).items():
         index = indexes[split] = Index()
         if vectors:
-            examples = _with_vectors(examples, *vectors[split])
+            examples = _with_vectors(builder, examples, *vectors[split])
         template = builder._get_filename_template(split_name=split)
         path = template.sharded_filepath(shard_index=0, num_shards=1)
         total = getattr(builder, "counts", {}).get(split)

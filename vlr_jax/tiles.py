@@ -104,20 +104,23 @@ def strips(tiles: Tiles, *, axis: int) -> Iterator[tuple[slice, np.ndarray]]:
         yield span, np.concatenate(parts, axis=1)
 
 
-def encode_all(encode, variables, batches, *, mesh: Mesh | None = None, progress: str | None = None) -> Encoded:
+def encode_all(
+    encode, variables, batches, *, mesh: Mesh | None = None, progress: str | None = None, total: int | None = None
+) -> Encoded:
     """Encodes batches (dicts of numpy, one fixed shape, `valid` rows) → one `Encoded` on the host, padding removed.
 
     Args:
         encode: pure function (variables, batch) → Encoded; compiled once per function and mesh.
         batches: rows a multiple of the mesh's `data` axis.
         progress: the words beside a progress bar; None for none.
+        total: the number of batches, where it is known, for the bar.
 
     Raises:
         ValueError: no batch at all, or none with a valid row.
     """
     mesh = mesh or one_device()
     run, parts = _encoder(encode, mesh), []
-    for batch in tqdm(batches, desc=progress, disable=progress is None, leave=False):
+    for batch in tqdm(batches, desc=progress, total=total, unit="batch", disable=progress is None, leave=False):
         encoded, valid = jax.device_get(run(variables, put(batch, mesh, P("data")))), np.asarray(batch["valid"])
         parts.append(jax.tree.map(operator.itemgetter(valid), encoded))
     if not sum(len(part.pooled) for part in parts):
@@ -138,8 +141,8 @@ def encode_split(
         progress: show a progress bar.
     """
     encode = predict["encode_visual" if view == "visuals" else "encode_text"]
-    words = f"encoding {view}" if progress else None
-    return encode_all(encode, variables, split.epoch(view, batch_size), mesh=mesh, progress=words)
+    words, total = f"encoding {view}" if progress else None, -(-getattr(split, f"n_{view}") // batch_size)
+    return encode_all(encode, variables, split.epoch(view, batch_size), mesh=mesh, progress=words, total=total)
 
 
 def finite(encoded: Encoded) -> bool:

@@ -7,16 +7,14 @@ import json
 import operator
 import pathlib
 import sys
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from vlr_jax import batching, files, initial, optim, pipeline, report, sharding
 from vlr_jax import config as configs
-from vlr_jax import files, initial, optim, pipeline, report, sharding
 from vlr_jax import state as states
-from vlr_jax import text as texts
 from vlr_jax.checkpoint import Checkpoints
 from vlr_jax.log import CollapseGuard, Log, check_finite
 from vlr_jax.resolve import resolve
@@ -40,12 +38,14 @@ def make_evaluators(config: dict, task, tokenizer, mesh, *, progress: bool = Fal
     """Evaluation name → `(Evaluator, every, split)`; `every` 0 = at the end only.
 
     Raises:
-        ValueError: an option that the evaluator does not have, or `config.best` is not among its metrics.
+        ValueError: an option that the evaluator does not have, a split without texts, or `config.best` is not among its
+            metrics.
     """
     evaluators, predict = {}, task.predict()
     for name, options in config["evals"].items():
         options = dict(options)
         split = pipeline.open_split(config["data"] | options.pop("data", {}), tokenizer, keys=())
+        split.size("texts")  # refuses a split without any
         every, kind = options.pop("every", 0), resolve("evaluators", options.pop("name"))
         parameters = set(inspect.signature(kind).parameters) - {"predict", "split", "mesh", "progress"}
         configs.refuse_unknown(options, parameters, f"config.evals.{name}")
@@ -138,7 +138,7 @@ def train(config: dict, workdir: str) -> dict | None:
         process=(jax.process_index(), jax.process_count()),
     )  # fmt: skip
     first = next(batches(0))
-    pipeline.check(first, task.view)
+    batching.check(first, task.view)
     row = {k: (list(v.shape[1:]), v.dtype.name) for k, v in first.items()}  # what restoring needs of the data
     evaluators = make_evaluators(config, task, tokenizer, mesh)
     variables = jax.eval_shape(lambda b: task.init(jax.random.key(0), b), first)
@@ -265,39 +265,6 @@ def finish(workdir, config, checkpoints, evaluators, abstract, places, state) ->
     files.write(path, json.dumps(result, indent=1))
     report.write(workdir, thumbs=lambda name, i: evaluators[name][2].thumbs(i))
     return result
-
-
-class Run(NamedTuple):
-    """A finished or unfinished run, opened to be used: its best parameters, and what they need."""
-
-    config: dict
-    tokenizer: object
-    task: object
-    variables: dict
-    step: int
-    digest: str
-
-
-def restore_run(workdir: str, mesh) -> Run:
-    """The run in `workdir`, with its best parameters on the mesh.
-
-    Raises:
-        FileNotFoundError: no run there, or one without a checkpoint.
-    """
-    workdir = pathlib.Path(workdir).absolute()
-    config = {**configs.DEFAULTS, **configs.load(workdir)}  # a run of before a key had its default's value
-    everywhere = [(".*", ())]  # whatever the run's own mesh was: one that serves is a mesh of data alone
-    with Checkpoints(workdir) as checkpoints:
-        meta = checkpoints.meta()
-        tokenizer = texts.from_json(json.dumps(meta["tokenizer"]))
-        task = make_task(config, meta["spec"])
-        rows = sharding.rows(1, mesh)
-        batch = {k: jax.ShapeDtypeStruct((rows, *shape), dtype) for k, (shape, dtype) in meta["row"].items()}
-        abstract, places = states.shardings(
-            task, batch, optax.identity(), mesh, everywhere, config["seed"], average="average" in config["optim"]
-        )
-        variables, meta = checkpoints.restore_params(abstract, places)
-    return Run(config, tokenizer, task, variables, meta["step"], meta["digest"]["params"])
 
 
 def _summary(params, split, tokenizer) -> str:

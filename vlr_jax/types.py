@@ -6,13 +6,13 @@ index · F frames · R regions · L text tokens · S set elements (regions or to
 Words: visual / text; `v2t` = the query is visual; scores (a model's similarities); relevance (graded, exactly 1.0 on a
 true pair); positive (boolean); `where` (validity in functions, as in jnp); `mask` (validity in data).
 
-Batch keys (leading axis B; `pipeline.check` refuses any other):
+Batch keys (leading axis B; `batching.check` refuses any other):
 
 | key | dtype, shape | meaning |
 |---|---|---|
-| `visual` | float `[B, R, D]` or uint8 `[B, F, H, W, 3]` | features, or frames |
-| `visual_mask` | bool `[B, R]` or `[B, F]` | real elements |
-| `boxes` | float32 `[B, R, 4]`, optional | x0, y0, x1, y1 as fractions of the picture |
+| `visual` | float `[B, R, D]`, `[B, F, D]`, `[B, F, R, D]`; uint8 `[B, F, H, W, 3]` | features; frames |
+| `visual_mask` | bool `[B, R]`, `[B, F]` or `[B, F, R]` | real elements |
+| `boxes` | float32 `[B, R, 4]` or `[B, F, R, 4]`, optional | x0, y0, x1, y1 as fractions of the picture |
 | `text`, `text_mask` | int32 `[B, L]`, bool `[B, L]` | tokens |
 | `visual_id`, `text_id` | int32 `[B]` | identity; rows of one `visual_id` are both positives |
 | `visual_facts`, `text_facts` | bool `[B, K]`, optional | what is true in the visual / said by the text |
