@@ -163,7 +163,7 @@ def test_no_common_width(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    for source, message in ((None, "needs a source"), (tmp_path / "absent", "does not exist"), (tmp_path, "none")):
+    for source, message in ((None, "needs a source"), (tmp_path / "absent", "does not exist"), (tmp_path, "no .jsonl file")):
         with pytest.raises(ValueError, match=message):
             Builder(source=source, data_dir=tmp_path / "out")
     lines(tmp_path, GOOD)
@@ -236,8 +236,8 @@ def test_images(tmp_path):
     builder = build(tmp_path, image_size=20)
     found = reasons(builder)
     assert list(found) == [4, 6, 7, 8, 9] and "cannot decode the image" in found[4]
-    assert "refused" in found[6] and "refused" in found[7] and "does not decode video" in found[8]
-    assert found[9] == "no such media file"
+    assert "refused" in found[6] and "refused" in found[7]
+    assert found[8] == found[9] == "no such media file"
     got = records(builder, "train")
     assert [r["name"] for r in got] == ["i/0.jpg", "i/1.jpg", "i/2.jpg", "i/4.jpg"]
     assert media.size(got[0]["frames"][0]) == (20, 40) and media.size(got[0]["thumb"]) == (20, 40)

@@ -14,6 +14,7 @@ import re
 
 KEYS = frozenset({"media", "split", "texts", "duration", "attributes"})
 TEXT_KEYS = frozenset({"text", "windows", "saliency"})
+MOST_FACTS = 4096
 
 
 @dataclasses.dataclass
@@ -154,3 +155,22 @@ def assign_splits(items: list[Item]) -> tuple[list[Item], list[dict]]:
         if item.split is None
     ]
     return [item for item in items if item.split is not None], broken
+
+
+def gallery(names: list[str]) -> list[Item]:
+    """Media without a JSONL file as items of the split `gallery`, without texts; `line` counts them from 1."""
+    return [Item(i, name, "gallery", [], [], math.nan, set()) for i, name in enumerate(names, start=1)]
+
+
+def fact_names(items: list[Item]) -> list[str] | None:
+    """All facts of all items in alphabetical order; None if there are none.
+
+    Raises:
+        ValueError: more than `MOST_FACTS`, as attributes that differ for every visual make.
+    """
+    facts = sorted(set().union(*(item.facts for item in items)))
+    if len(facts) > MOST_FACTS:
+        keys = collections.Counter(fact.partition("=")[0] for fact in facts).most_common(5)
+        most = ", ".join(f"{key} ({n} values)" for key, n in keys)
+        raise ValueError(f"attributes make {len(facts)} facts, {MOST_FACTS} are possible; most come from: {most}")
+    return facts or None

@@ -1,8 +1,9 @@
-"""Your own data: a JSONL file beside images or precomputed features (docs/datasets.md has the form and an example).
+"""Your own data: a JSONL file beside pictures, videos or precomputed features (docs/datasets.md has the form).
 
 Source: the user's files. Counts, feature shape and dtype are whatever they hold: features become float16 `[R, D]`;
-without features, images become one JPEG frame with a shorter side of at most `image_size`. Everything is checked before
-anything is written. A broken item is left out, counted and written down (`quarantine`), never filled with zeros.
+without features, pictures become one JPEG frame with a shorter side of at most `image_size`, videos some (`recipe`).
+All is checked before anything is written, but for the inside of videos: those are decoded once, when they are written.
+A broken item is left out, counted and written down (`quarantine`), never filled with zeros.
 """
 
 import collections
@@ -14,32 +15,16 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from vlr_jax import features as feature_files
-from vlr_jax import jsonl, raw
+from vlr_jax import jsonl, raw, video, visuals, workers
 from vlr_jax import media as media_files
 
-MOST_FACTS = 4096
 SHOWN = 50  # problems listed in one error
-JPEG_QUALITY = 92
 
 
-def _fact_names(items: list[jsonl.Item]) -> list[str] | None:
-    """All facts of all items in alphabetical order; None if there are none.
-
-    Raises:
-        ValueError: more than `MOST_FACTS`, as attributes that differ for every visual make.
-    """
-    facts = sorted(set().union(*(item.facts for item in items)))
-    if len(facts) > MOST_FACTS:
-        keys = collections.Counter(fact.partition("=")[0] for fact in facts).most_common(5)
-        most = ", ".join(f"{key} ({n} values)" for key, n in keys)
-        raise ValueError(f"attributes make {len(facts)} facts, {MOST_FACTS} are possible; most come from: {most}")
-    return facts or None
-
-
-def _files(source, captions, features, media) -> tuple[pathlib.Path, list[pathlib.Path] | None, list[pathlib.Path]]:
-    """(the JSONL file, the features to join or None, media folder or tar files)."""
+def _files(source, captions, features, media):
+    """(the JSONL file, or None for a gallery; the features to join, or None; media folder or tar files)."""
     if source is None:
-        raise ValueError("The dataset 'folder' needs a source: a folder with a .jsonl file, or that file")
+        raise ValueError("The dataset 'folder' needs a source: a folder with a .jsonl file or media, or that file")
     source = pathlib.Path(source)
     if not source.exists():
         raise ValueError(f"The source {source} does not exist")
@@ -51,13 +36,17 @@ def _files(source, captions, features, media) -> tuple[pathlib.Path, list[pathli
     else:
         there = sorted(folder.glob("*.jsonl"))
         lines = folder / "captions.jsonl"
-        if lines not in there and len(there) != 1:
+        if lines not in there and (len(there) > 1 or features is not None and not there):
             names = ", ".join(path.name for path in there) or "none"
             raise ValueError(f"{folder} has no captions.jsonl; name one with captions=…; its .jsonl files: {names}")
-        lines = lines if lines in there else there[0]
+        lines = lines if lines in there else there[0] if there else None
     if features is not None:
         features = [raw.one(part, folder, "features") for part in str(features).split(",")]
     return lines, features, raw.media(media, folder)
+
+
+def _place(problem: dict) -> int:
+    return problem["line"] or 0
 
 
 def _sum(widths: tuple[int, ...]) -> str:
@@ -68,11 +57,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Own data → records.
 
     After construction: `quarantine` (broken items as `{"line", "media", "reason"}`), `notes` (what else to tell),
-    `fact_names` (`"key=value"` of all attributes, or None) and `counts` (visuals of each split) are known.
+    `fact_names` (`"key=value"` of all attributes, or None), `counts` (visuals of each split) and `recipe` (how videos
+    are decoded; None without any) are known. A video that turns out broken when it is decoded leaves `counts` and joins
+    the `quarantine` then.
     """
 
     name = "folder"
     VERSION = tfds.core.Version("1.0.0")
+    ADDED = {"fps": 1.0, "most_frames": 64, "policy": "seconds"}  # options that folders made before them don't name
 
     def __init__(
         self,
@@ -82,6 +74,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         features=None,
         media=None,
         image_size: int = 224,
+        fps: float = 1.0,
+        most_frames: int = 64,
+        policy: str = "seconds",
         strict: bool = False,
         progress: bool = False,
         **tfds_arguments,
@@ -89,12 +84,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Checks everything.
 
         Args:
-            source: the folder of the JSONL file, or the file.
+            source: the folder of the JSONL file, or the file. A folder without any is a gallery: all its pictures and
+                videos, split `gallery`, no texts.
             captions: the file's name, if it is neither `captions.jsonl` nor the folder's only `.jsonl`.
             features: precomputed features (`vlr_jax.features.open_features`); several with commas between are joined
-                along their width (`vlr_jax.features.join`); None: the images themselves.
+                along their width (`vlr_jax.features.join`); None: the pictures and videos themselves.
             media: a folder or tar files (a glob, or several with commas); None: the source folder.
             image_size: without features, larger images are made so small that their shorter side has so many pixels.
+            fps, most_frames, policy: of videos and animated pictures, as `fps`, `most`, `policy` of `video.at_rate`.
             strict: a broken item is an error.
             progress: show a bar while checking.
             **tfds_arguments: for tensorflow-datasets.
@@ -104,14 +101,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 every broken item; or nothing usable at all; or files that are missing or of no known form.
         """
         self._lines, feature_paths, places = _files(source, captions, features, media)
+        self._made = video.recipe(fps=fps, most_frames=most_frames, image_size=image_size, policy=policy)
         self._sources = self.find_sources(source=source, captions=captions, features=features, media=media)
-        self._image_size = image_size
+        self._strict, self._where = strict, self._lines or source
         self._media = media_files.open_media(places)
         self._features = feature_paths and [feature_files.open_features(path) for path in feature_paths]
-        items, broken, errors, found = jsonl.read(self._lines)
-        items, unsplit = jsonl.assign_splits(items)
+        items, broken, errors, found = self._read(places)
+        self._videos: dict[str, video.Info] = {}  # by name
         items, unseen = self._check_visuals(items, errors, progress)
-        self.quarantine = sorted(broken + unsplit + unseen, key=lambda problem: problem["line"])
+        self.recipe = self._made if self._videos else None
+        self.quarantine = sorted(broken + unseen, key=_place)
         self._raise(errors, strict, usable=bool(items))
         self._items = items
         self.counts = dict(collections.Counter(item.split for item in items))
@@ -119,20 +118,31 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if len(feature_paths or ()) > 1:
             parts = zip(feature_paths, self._widths, strict=True)
             self.notes.append(f"features joined: {' + '.join(f'{path.name} ({width})' for path, width in parts)}")
-        self.fact_names = _fact_names(items)
+        self.fact_names = jsonl.fact_names(items)
         self._thumbs = self._features is None or any(self._pictured(item) for item in items)
         self._moments = any(any(item.windows) or not math.isnan(item.duration) for item in items)
         super().__init__(**tfds_arguments)
+
+    def _read(self, places: list[pathlib.Path]):
+        """(items with their splits, broken ones, errors, what else was found) as `jsonl.read`; or a gallery's items."""
+        if self._lines is not None:
+            items, broken, errors, found = jsonl.read(self._lines)
+            items, unsplit = jsonl.assign_splits(items)
+            return items, broken + unsplit, errors, found
+        if items := jsonl.gallery(self._media.names(visuals.SUFFIXES)):
+            return items, [], [], {}
+        where = ", ".join(map(str, places))
+        raise ValueError(f"{self._where} has no .jsonl file, and {where} neither a picture nor a video")
 
     @classmethod
     def find_sources(cls, *, source=None, captions=None, features=None, media=None, **_) -> list[pathlib.Path]:
         """The raw files that go in, found without reading them."""
         lines, features, places = _files(source, captions, features, media)
-        files = [lines]
+        files = [lines] if lines else []
         for place in features or ():
             files += raw.below(place, feature_files.SUFFIXES)
         for place in places:
-            files += raw.below(place, media_files.IMAGES)
+            files += raw.below(place, visuals.SUFFIXES if features is None else media_files.IMAGES)
         return files
 
     def sources(self) -> list[pathlib.Path]:
@@ -162,30 +172,41 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """
         return feature_files.join(self._parts(item))
 
-    def _image(self, item: jsonl.Item) -> np.ndarray:
-        """An item's picture, its shorter side at most `image_size`.
+    def _seen(self, item: jsonl.Item) -> str | tuple[int, ...]:
+        """Looks at an item's visual: why it cannot be stored, or the widths of its features (none: pictures, videos).
 
-        Raises:
-            ValueError: missing, undecodable, or a video.
+        Of videos the container is read and kept in mind, and the duration taken from it where none is given.
         """
-        if pathlib.PurePosixPath(item.media).suffix.lower() in media_files.VIDEOS:
-            raise ValueError("video without features: this version does not decode video")
-        image = media_files.decode(self._media[item.media], at_least=self._image_size)
-        return media_files.shrink(image, shorter=self._image_size)
+        try:
+            if self._features is not None:
+                parts = self._parts(item)
+                feature_files.join(parts)
+                return tuple(part.shape[1] for part in parts)
+            info = visuals.look(self._media, item.media, self._made["image_size"])
+            if info is None:
+                return ()
+            self._videos[item.media] = info
+            if math.isnan(item.duration):
+                item.duration = info.duration
+            if late := [start for start, _ in sum(item.windows, []) if start >= info.duration]:
+                raise ValueError(f"a window starts at {late[0]:g} s, the video ends at {info.duration:.2f} s")
+            return ()
+        except ValueError as error:
+            return str(error)
+
+    def _problem(self, item: jsonl.Item, reason: str) -> dict:
+        return {"line": self._lines and item.line, "media": item.media, "reason": reason}
 
     def _check_visuals(self, items: list, errors: list[str], progress: bool) -> tuple[list[jsonl.Item], list[dict]]:
         """Looks at every visual: (items that can be stored, broken ones); without a common width adds to `errors`."""
         widths, reasons = {}, {}
-        for item in tqdm.tqdm(items, "checking", unit="visual", disable=not progress, leave=False):
-            try:
-                if self._features is None:
-                    self._image(item)
-                else:
-                    parts = self._parts(item)
-                    feature_files.join(parts)
-                    widths[item.line] = tuple(part.shape[1] for part in parts)
-            except ValueError as error:
-                reasons[item.line] = str(error)
+        looked = map(self._seen, items) if self._features else workers.in_order(self._seen, items)
+        bar = tqdm.tqdm(looked, "checking", len(items), unit="visual", disable=not progress, leave=False)
+        for item, seen in zip(items, bar, strict=True):
+            if isinstance(seen, str):
+                reasons[item.line] = seen
+            elif seen:
+                widths[item.line] = seen
         if widths:
             counts = collections.Counter(widths.values()).most_common()
             self._widths, n = counts[0]
@@ -197,23 +218,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     if width != self._widths:
                         most = f"{n} of {len(widths)} have {_sum(self._widths)}"
                         reasons[line] = f"features have {_sum(width)} numbers a row, {most}"
-        broken = [
-            {"line": item.line, "media": item.media, "reason": reasons[item.line]}
-            for item in items
-            if item.line in reasons
-        ]
+        broken = [self._problem(item, reasons[item.line]) for item in items if item.line in reasons]
         return [item for item in items if item.line not in reasons], broken
 
     def _raise(self, errors: list[str], strict: bool, usable: bool) -> None:
         """One error with all that must not pass; nothing if all is well."""
         problems = list(errors)
         if strict or not usable:
-            problems += [
-                f"line {p['line']}: " + ": ".join(filter(None, (p["media"], p["reason"]))) for p in self.quarantine
-            ]
+            lines = (p["line"] and f"line {p['line']}" for p in self.quarantine)
+            told = zip(lines, self.quarantine, strict=True)
+            problems += [": ".join(filter(None, (line, p["media"], p["reason"]))) for line, p in told]
         if usable and not problems:
             return
-        head = f"{self._lines}: {len(problems)} problems" + ("" if usable else "; no line is usable")
+        head = f"{self._where}: {len(problems)} problems" + ("" if usable else "; no line is usable")
         more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise ValueError("\n  ".join([head, *problems[:SHOWN], *more]))
 
@@ -241,26 +258,51 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self.counts}
 
     def _generate_examples(self, split: str):
+        items = [item for item in self._items if item.split == split]
+        fields = self._featured(split, items) if self._features else self._framed(split, items)
+        for key, (item, visual) in enumerate(fields):
+            yield key, {"name": item.media, "text": item.texts} | visual | self._extras(item)
+
+    def _featured(self, split: str, items: list[jsonl.Item]):
+        """(item, its features and small picture) of a split."""
         undecodable = 0
-        for key, item in enumerate(item for item in self._items if item.split == split):
-            record = {"name": item.media, "text": item.texts}
-            if self._features is None:
-                image = self._image(item)
-                record |= {
-                    "frames": [media_files.encode_jpeg(image, JPEG_QUALITY)],
-                    "thumb": media_files.thumbnail(image),
-                }
-            else:
-                record["visual"] = self._visual(item)
-                if self._thumbs:
-                    try:
-                        record["thumb"] = media_files.thumbnail(self._image(item)) if self._pictured(item) else b""
-                    except ValueError:
-                        undecodable += 1
-                        record["thumb"] = b""
-            yield key, record | self._extras(item)
+        for item in items:
+            visual = {"visual": self._visual(item)}
+            if self._thumbs:
+                try:
+                    visual["thumb"] = self._thumb(item) if self._pictured(item) else b""
+                except ValueError:
+                    undecodable += 1
+                    visual["thumb"] = b""
+            yield item, visual
         if undecodable:
             self.notes.append(f"{undecodable} × image of {split} that cannot be decoded: features kept, no thumbnail")
+
+    def _thumb(self, item: jsonl.Item) -> bytes:
+        return media_files.thumbnail(visuals.picture(self._media, item.media, self._made["image_size"]))
+
+    def _decoded(self, item: jsonl.Item) -> dict | str:
+        """An item's JPEG frames and small picture, or why there are none."""
+        try:
+            return visuals.fields(self._media, item.media, self._made, self._videos.get(item.media))
+        except ValueError as error:
+            return str(error)
+
+    def _framed(self, split: str, items: list[jsonl.Item]):
+        """(item, its frames and small picture) of a split; what breaks now is quarantined.
+
+        Raises:
+            ValueError: nothing is left of the split; or with `strict` the first that is broken.
+        """
+        for item, visual in zip(items, workers.in_order(self._decoded, items), strict=True):
+            if isinstance(visual, dict):
+                yield item, visual
+                continue
+            self.quarantine.append(self._problem(item, visual))
+            self.quarantine.sort(key=_place)
+            self._items = [other for other in self._items if other is not item]
+            self.counts[split] -= 1
+            self._raise([], self._strict, usable=bool(self.counts[split]))
 
     def _extras(self, item: jsonl.Item) -> dict[str, np.ndarray]:
         """Facts and moments of a record, where the dataset has them."""
