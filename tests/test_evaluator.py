@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from vlr_jax import metrics, protocols, relevance
+from vlr_jax import main, metrics, protocols, relevance, report
 from vlr_jax.evaluators.retrieval import Evaluator
 from vlr_jax.types import Encoded
 
@@ -19,7 +19,7 @@ GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "evaluation.npz")
 class Split:
     """What the evaluator needs of `pipeline.Split`: rows are given embeddings."""
 
-    ids_hash = "0" * 64
+    ids_hash, missing = "0" * 64, ()
 
     def __init__(self, visual, text, text_visual, facts=None):
         self.rows = {"visuals": visual, "texts": text}
@@ -299,3 +299,17 @@ def test_folds_reproduce_the_official_means(monkeypatch):
 def test_protocol_counts_are_asserted():
     with pytest.raises(ValueError, match="found 20 visuals and 60 texts, 3 per visual"):
         evaluator(perfect(), protocol="flickr8k-1k")
+
+
+def test_an_incomplete_gallery_is_told(monkeypatch):
+    """In the result, the printed table and the report, wherever the number goes."""
+    monkeypatch.setitem(protocols.PROTOCOLS, "small", protocols.Protocol(23, 3))
+    split = perfect()
+    split.missing = ["a", "b", "c"]
+    with pytest.raises(ValueError, match="protocol 'small': gallery incomplete: 20 of 23.*incomplete=True"):
+        evaluator(split, protocol="small")
+    result = evaluator(split, protocol="small", incomplete=True, examples=0).result(VARIABLES)
+    assert result["gallery"] == "gallery incomplete: 20 of 23" and perfect().missing == ()
+    table = main.table(dict(evals=dict(test=result)))
+    assert "test: 20 visuals, 60 texts, protocol small, gallery incomplete: 20 of 23" in table
+    assert ("gallery", "gallery incomplete: 20 of 23", None) in report._split("test", result)["notes"]

@@ -1,6 +1,8 @@
-"""Precomputed features by key, whatever files they came in: a folder of npy / npz, one npz, one h5 (then with h5py).
+"""Precomputed features by key, whatever files they came in: a folder of npy / npz, one npz, one h5 (then with h5py), or
+the files of Dual Encoding (`bigfile.py`).
 
-Features of several files are joined along their width (`join`).
+Features of several files are joined along their width (`join`). A video may have region features of every frame
+(`rows`).
 """
 
 import collections
@@ -8,6 +10,8 @@ import pathlib
 import zipfile
 
 import numpy as np
+
+from vlr_jax import bigfile, raw
 
 SUFFIXES = (".npy", ".npz")  # of a visual's own file in a folder
 
@@ -74,7 +78,11 @@ class _Table:
         return key in self._row
 
     def __getitem__(self, key: str) -> np.ndarray:
-        return _rows(np.asarray(self._array[self._row[key]]))
+        return _rows(self.raw(key)[0])
+
+    def raw(self, key: str) -> tuple[np.ndarray, None]:
+        """What stands there, of any shape, and the mask of its regions, which this form has not."""
+        return np.asarray(self._array[self._row[key]]), None
 
 
 class _Files:
@@ -97,12 +105,16 @@ class _Files:
         return key in self._path
 
     def __getitem__(self, key: str) -> np.ndarray:
+        return _rows(self.raw(key)[0])
+
+    def raw(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the file holds, of any shape, and `mask`, the mask of its regions, where a `.npz` has one."""
         path = self._path[key]
         if path.suffix == ".npz":
             arrays = _load(path)
             name = next(iter(arrays)) if len(arrays) == 1 else _pick(arrays, ("feat", "features"), path.name)
-            return _rows(arrays[name])
-        return _rows(_load(path))
+            return arrays[name], arrays.get("mask")
+        return _load(path), None
 
 
 class _H5:
@@ -118,7 +130,11 @@ class _H5:
         return key in self._keys
 
     def __getitem__(self, key: str) -> np.ndarray:
-        return _rows(np.asarray(self._file[key]))
+        return _rows(self.raw(key)[0])
+
+    def raw(self, key: str) -> tuple[np.ndarray, None]:
+        """What stands there, of any shape, and the mask of its regions, which this form has not."""
+        return np.asarray(self._file[key]), None
 
 
 def _open_h5(path: pathlib.Path):
@@ -142,8 +158,9 @@ def open_features(path):
     """Precomputed features by key: an object with `keys()`, `in` and `[key]` → floating `[R, D]`.
 
     Args:
-        path: a folder with one `.npy` or `.npz` a key; one `.npz` with `names` | `ids` and `feat` | `features`; or one
-            `.h5` / `.hdf5` with either of the two forms. Pickled (object) arrays are never loaded.
+        path: a folder with one `.npy` or `.npz` a key, or with the files of `bigfile`; one `.npz` with `names` | `ids`
+            and `feat` | `features`; or one `.h5` / `.hdf5` with either of the two forms. Pickled (object) arrays are
+            never loaded.
 
     Raises:
         ValueError: none of these, unequal numbers of names and features, names that stand twice; and by `[key]`: what
@@ -151,7 +168,7 @@ def open_features(path):
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        return _Files(path)
+        return bigfile.BigFile(path) if bigfile.is_one(path) else _Files(path)
     if path.suffix in (".h5", ".hdf5"):
         return _open_h5(path)
     if path.suffix != ".npz" or not path.is_file():
@@ -159,6 +176,36 @@ def open_features(path):
     arrays = _load(path, only=("names", "ids", "feat", "features"))
     names = arrays[_pick(arrays, ("names", "ids"), path.name)]
     return _Table(names, arrays[_pick(arrays, ("feat", "features"), path.name)], path.name)
+
+
+def files(place: pathlib.Path) -> list[pathlib.Path]:
+    """The files that `open_features` reads of a place."""
+    if bigfile.is_one(place):
+        return [place / name for name in bigfile.FILES if (place / name).is_file()]
+    return raw.below(place, SUFFIXES)
+
+
+def rows(features, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """What `open_features` has for a video: `(rows [S, D], regions int32 [F])`, with None for features of whole frames.
+
+    Region features `[F, R, D]` are laid out flat, frame by frame; where a `.npz` has a `mask [F, R]` beside them, the
+    regions that it leaves out are not among the rows.
+
+    Raises:
+        ValueError: not floating, no such shape, or a frame without any region.
+    """
+    array, mask = features.raw(key)
+    if array.ndim != 3:
+        return _rows(array), None
+    if array.dtype.kind != "f" or 0 in array.shape:
+        raise ValueError(f"features must be floating-point numbers (F, R, D), found {array.dtype} {array.shape}")
+    mask = np.ones(array.shape[:2], bool) if mask is None else np.asarray(mask)
+    if mask.shape != array.shape[:2]:
+        raise ValueError(f"the mask of regions has the shape {mask.shape}, their features {array.shape}")
+    mask = mask > 0
+    if not mask.any(1).all():
+        raise ValueError(f"{int((~mask.any(1)).sum())} of {len(mask)} frames have no region")
+    return array[mask], mask.sum(1).astype(np.int32)
 
 
 def find(features, media: str) -> np.ndarray:

@@ -106,7 +106,7 @@ def _split(name: str, found: dict) -> dict:
             directions.append((label, rows))
     ids, tied = found.get("ids"), found.get("tied") or {}
     notes = [
-        ("protocol", found.get("protocol"), None),
+        *((key, found.get(key), None) for key in ("protocol", "gallery")),
         ("visuals", f"{found['visuals']:,}" if "visuals" in found else None, None),
         ("texts", f"{found['texts']:,}" if "texts" in found else None, None),
         *(

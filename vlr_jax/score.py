@@ -247,7 +247,7 @@ def _truth(text_visual: str | None, protocol: str, n_visuals: int, n_texts: int)
         owner = np.asarray(owner).astype(np.int64)
         if not 0 <= owner.max() < n_visuals:
             raise ValueError(f"{text_visual} names visuals up to {owner.max()}; the scores have {n_visuals} rows")
-    elif protocol in protocols.PROTOCOLS:
+    elif protocol in protocols.PROTOCOLS and protocols.PROTOCOLS[protocol].texts_per_visual:
         owner = np.arange(n_texts) // protocols.PROTOCOLS[protocol].texts_per_visual
     else:
         protocols.check(protocol, n_visuals, n_texts, 0)  # refuses an unknown name

@@ -29,6 +29,7 @@ class Evaluator:
         split: from `pipeline.open_split`.
         mesh: devices; encodes and scores over its `data` axis.
         protocol: a name of `protocols.PROTOCOLS`, whose counts are asserted now; None for none.
+        incomplete: report a protocol although visuals of its gallery are missing in the data, and say so in `result`.
         relevance: graded relevance for NDCG and Kendall's tau: `facts`, where the split has facts; `caption` or
             `caption_cosine`, the pseudo grades of its sentence vectors; `identity` for none of it.
         batch_size: rows encoded at once, raised to a multiple of the data axis.
@@ -38,8 +39,8 @@ class Evaluator:
         progress: show progress bars.
 
     Raises:
-        ValueError: unknown protocol or relevance, sentence vectors that the split does not have, or other counts than
-            the protocol's.
+        ValueError: unknown protocol or relevance, sentence vectors that the split does not have, other counts than the
+            protocol's, or a protocol on an incomplete gallery.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Evaluator:
         split,
         mesh: Mesh,
         protocol: str | None = None,
+        incomplete: bool = False,
         relevance: str = "facts",
         batch_size: int = 256,
         block: tuple[int, int] = tiles.BLOCK,
@@ -58,8 +60,7 @@ class Evaluator:
     ):
         if relevance not in GRADED and relevance != "identity":
             raise ValueError(f"relevance {relevance!r} of an evaluation; expected {', '.join(GRADED)} or identity")
-        texts_of = np.bincount(split.text_visual, minlength=split.n_visuals)
-        protocols.check(protocol, split.n_visuals, split.n_texts, texts_of)
+        self.gallery = protocols.check_split(protocol, split, incomplete)
         self.predict, self.split, self.mesh, self.protocol = predict, split, mesh, protocol or protocols.NONE
         self.batch_size, self.block = sharding.rows(batch_size, mesh), tuple(block)
         self.k, self.examples, self.progress = ndcg_at, examples, progress
@@ -87,11 +88,12 @@ class Evaluator:
         """All of it, as JSON values.
 
         `metrics`, `oracle` (or None) and `chance` share their names; `protocol`, `visuals`, `texts` and `ids` (a hash
-        of what was evaluated) say what was measured; `truncated` texts lost words to `text.length`; `tied` is the share
-        of queries whose best positive has an equal among the negatives; `relevance` (or None) says by which grades NDCG
-        and tau are, and where those come from; `finite` is False if an embedding or a best positive's score was NaN or
-        infinite, or any positive's NaN; `examples` are the best and worst queries, and a sample that is the same for
-        every model, with what was retrieved (none for a model that is not finite).
+        of what was evaluated) say what was measured, `gallery` (or None) that some of it is missing; `truncated` texts
+        lost words to `text.length`; `tied` is the share of queries whose best positive has an equal among the
+        negatives; `relevance` (or None) says by which grades NDCG and tau are, and where those come from; `finite` is
+        False if an embedding or a best positive's score was NaN or infinite, or any positive's NaN; `examples` are the
+        best and worst queries, and a sample that is the same for every model, with what was retrieved (none for a model
+        that is not finite).
         """
         return self._evaluate(variables, self.examples)
 
@@ -121,6 +123,7 @@ class Evaluator:
             "protocol": self.protocol,
             "visuals": self.split.n_visuals,
             "texts": self.split.n_texts,
+            "gallery": self.gallery,
             "ids": self.split.ids_hash,
             "truncated": self.split.truncated,
             "tied": metrics.mean(tied),
