@@ -115,7 +115,7 @@ def _caption(scene: world.Scene, rng: np.random.Generator, share: float, synonym
         told[i] = {name: value for name, value in told[i].items() if name in ("shape", kept)}
     for attributes in told.values():
         said |= world.thing_facts(attributes)
-    phrases = {i: _noun_phrase(attributes, rng, synonyms) for i, attributes in told.items()}
+    phrases = {i: noun_phrase(attributes, rng, synonyms) for i, attributes in told.items()}
 
     sentence = False
     parts = []
@@ -169,7 +169,7 @@ def _shape_of_two(scene: world.Scene) -> str | None:
     return next((shape for shape in shapes if shapes.count(shape) == 2), None)
 
 
-def _noun_phrase(attributes: dict[str, str], rng: np.random.Generator, synonyms: int) -> str:
+def noun_phrase(attributes: dict[str, str], rng: np.random.Generator, synonyms: int) -> str:
     """Words for one object: "a large red ring", "a striped big thing", "one disc with dots in red", …"""
     said = {name: pick(rng, SYNONYMS[value][:synonyms]) for name, value in attributes.items()}
     before, after = [], []

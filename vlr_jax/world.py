@@ -5,8 +5,8 @@ from the positions. Everything else is read off the graph: `facts` (what is true
 hand to a model), `render` (pixels) and, in `grammar.py`, captions. Scene `index` of a split depends on
 (seed, split, index) alone, never on how many scenes there are or how hard they are made.
 
-The kind `images` is a scene at rest. Time enters as actions: a further field of `Scene`, further facts and words, and
-a `render` that is told the moment.
+The kind `images` is a scene at rest, and all that is in this file. The kind `videos`, in `motion.py`, `film.py` and
+`narration.py`, is a world of its own that is made in the same way, with the same objects.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-KINDS = ("images",)
+KINDS = ("images", "videos")
 SPLITS = ("train", "val", "test")
 STREAMS = ("graph", "captions", "regions")  # independent random numbers, so that one option leaves the rest as it is
 
@@ -245,7 +245,7 @@ def _outline(shape: str, centre: float, r: float) -> list[tuple[float, float]]:
 
 
 @functools.cache
-def _sprite(size: str, texture: str, colour: str, shape: str, pixels: int) -> Image.Image:
+def sprite(size: str, texture: str, colour: str, shape: str, pixels: int) -> Image.Image:
     """One object on transparent ground, RGBA; every look is drawn once a process (576 of them for one picture size)."""
     r = SIZES[size] * pixels * _FINE
     side = 2 * (math.ceil(r / _FINE) + 1) * _FINE
@@ -282,9 +282,9 @@ def render(scene: Scene, pixels: int) -> Image.Image:
     """The picture of a scene, RGB, `pixels` × `pixels`."""
     picture = Image.new("RGB", (pixels, pixels), scene.ground)
     for thing in scene.things:
-        sprite = _sprite(thing.size, thing.texture, thing.colour, thing.shape, pixels)
-        corner = (round(thing.x * pixels - sprite.width / 2), round(thing.y * pixels - sprite.height / 2))
-        picture.paste(sprite, corner, sprite)
+        drawn = sprite(thing.size, thing.texture, thing.colour, thing.shape, pixels)
+        corner = (round(thing.x * pixels - drawn.width / 2), round(thing.y * pixels - drawn.height / 2))
+        picture.paste(drawn, corner, drawn)
     return picture
 
 

@@ -1,17 +1,23 @@
-"""The embedded default dataset: pictures, region features and captions of the procedural world (`vlr_jax.world`).
+"""The embedded default dataset: pictures or videos, region features and captions of the procedural world.
 
 Source: none, it is generated. Splits `train`, `val`, `test` with exactly the numbers of scenes asked for (default 6000,
-500, 500), 5 captions each. Region features are float16 `[R, 64]` with R from 4 to 8 (2 to 6 objects and 2 distractors),
-a fixed projection of the objects' attributes plus noise; pictures are 96 × 96 JPEG, their thumbnails at most 128 × 128.
-Facts are the K = 332 of `world.FACTS`, known exactly for every picture and every caption.
+500, 500), 5 captions each. Facts are known exactly for every visual and every caption.
+
+Images (`vlr_jax.world`): region features are float16 `[R, 64]` with R from 4 to 8 (2 to 6 objects and 2 distractors), a
+fixed projection of the objects' attributes plus noise; pictures are 96 × 96 JPEG, their thumbnails at most 128 × 128.
+K = 332 facts.
+
+Videos (`vlr_jax.motion`): region features are float16 `[sum R, 64]`, frame after frame, and `regions` int32 `[F]` says
+how many each of the F = 8 frames has: of the 3 objects that are on stage `spread` parts each, and 2 distractors.
+Pictures are the F frames. K = 279 facts.
 """
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vlr_jax import grammar, world
+from vlr_jax import film, grammar, motion, narration, world
 
-# Whole numbers and the range in which they make sense; `kind`, `mention` and `noise` are checked apart.
+# Whole numbers and the range in which they make sense; the other options are checked apart.
 LIMITS = {
     "train": (0, 10**7),
     "val": (0, 10**7),
@@ -19,20 +25,30 @@ LIMITS = {
     "captions": (1, 20),
     "synonyms": (1, 3),
     "clutter": (0, 1000),
-    "regions": (world.MOST, 1000),
+    "spread": (min(film.DEALT), max(film.DEALT)),
+    "length": (motion.FEWEST_FRAMES, 1000),
     "feature_dim": (1, 10**5),
     "size": (16, 4096),
     "seed": (0, 2**63 - 1),
 }
 THUMB = 128  # pixels; a picture that is not larger is its own thumbnail
+STILL = {"spread": 1, "length": 8}  # what options of videos are for images: the defaults, which say nothing
+REGIONS = 8  # most regions of an image; a frame of a video has as many as there are
 
 
 def check_options(options: dict) -> None:
     """Raises ValueError for an option that has no sense, and says what is valid."""
     if options["kind"] not in world.KINDS:
         raise ValueError(f"scenes has no kind {options['kind']!r}; it has: {', '.join(world.KINDS)}")
-    for name, (low, high) in LIMITS.items():
+    still = options["kind"] == "images"
+    for name in STILL if still else ():
+        if options[name] != STILL[name]:
+            raise ValueError(f"scenes: {name}={options[name]!r} is for kind='videos'; images have no {name}")
+    limits = LIMITS | {"regions": (world.MOST if still else film.FEWEST_REGIONS, 1000)}
+    for name, (low, high) in limits.items():
         value = options[name]
+        if name == "regions" and value is None or name == "size" and value == 0 and not isinstance(value, bool):
+            continue  # no limit; no pictures
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"scenes: {name} must be a whole number from {low} to {high}, not {value!r}")
     for name, range_, valid in (
@@ -51,17 +67,21 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     Args:
         source: must be None; nothing is read.
-        kind: "images".
+        kind: "images" or "videos".
         train, val, test: scenes of each split; a split with 0 is left out. Scene i of a split depends on `seed`, the
             split and i alone, so a larger split starts with the scenes of a smaller one.
         captions: texts of each scene, 1 to 20.
-        mention: in (0, 1], the mean share of a scene that a caption tells. Low: more scenes fit a caption.
+        mention: in (0, 1], the mean share of a scene, or of what happens in a video, that a caption tells. Low: more
+            scenes fit a caption.
         synonyms: 1 to 3 words in use for each idea.
         noise: standard deviation of the noise on the features, whose numbers have about 1.
-        clutter: distractor regions of each scene.
-        regions: the most regions of a scene, at least 6; where it bites, distractors are left out.
+        clutter: distractor regions of each image, or of each frame of a video.
+        regions: the most regions of an image (None: 8), at least 6, or of a frame (None: no limit), at least 15; where
+            it bites, distractors are left out.
+        spread: videos: part regions of each object, 1 to 5, among which its attributes and what it does are dealt out.
+        length: videos: frames F, at least 3.
         feature_dim: width D of the region features.
-        size: pixels of a picture's side.
+        size: pixels of a picture's side; 0 = no pictures, which is made several times faster.
         seed: of everything; another seed is another world (also other features for the same attributes).
         **tfds_arguments: data_dir, file_format.
 
@@ -72,7 +92,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     name = "scenes"
     VERSION = tfds.core.Version("1.0.0")
     facts_complete = True  # nothing is in a picture or a caption that the facts do not say
-    RELEASE_NOTES = {"1.0.0": "Scenes at rest."}
+    RELEASE_NOTES = {"1.0.0": "Scenes at rest, and videos."}
 
     def __init__(
         self,
@@ -87,7 +107,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         synonyms: int = 3,
         noise: float = 0.15,
         clutter: int = 2,
-        regions: int = 8,
+        regions: int | None = None,
+        spread: int = 1,
+        length: int = 8,
         feature_dim: int = 64,
         size: int = 96,
         seed: int = 0,
@@ -97,12 +119,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise ValueError(f"scenes are generated and read no source, but got source={source!r}")
         self.options = dict(
             kind=kind, train=train, val=val, test=test, captions=captions, mention=mention, synonyms=synonyms,
-            noise=noise, clutter=clutter, regions=regions, feature_dim=feature_dim, size=size, seed=seed,
+            noise=noise, clutter=clutter, regions=regions, spread=spread, length=length, feature_dim=feature_dim,
+            size=size, seed=seed,
         )  # fmt: skip
         check_options(self.options)
         self.counts = {split: self.options[split] for split in world.SPLITS}
         self.quarantine: list[dict] = []
-        self.fact_names = list(world.FACTS)
+        self.world = world if kind == "images" else motion  # both have FACTS, facts, fact_vector
+        self.fact_names = list(self.world.FACTS)
         super().__init__(**tfds_arguments)
         self._original_state.update(self.options)  # what a pickled builder is made from again
 
@@ -113,28 +137,29 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def texts(self, split: str) -> list[list[str]]:
         """The texts of each scene of a split, without its picture."""
         streams = (self._streams(split, index) for index in range(self.options[split]))
-        return [[text for text, _ in self._captions(world.scene(graph), words)] for graph, words, _ in streams]
+        return [[text for text, _ in self._captions(self._graph(graph), words)] for graph, words, _ in streams]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features, count = tfds.features, len(world.FACTS)
+        features, count = tfds.features, len(self.fact_names)
+
+        def array(*shape, dtype):
+            return features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+
+        fields = {
+            "name": features.Text(),
+            "text": features.Sequence(features.Text()),
+            "visual": array(None, self.options["feature_dim"], dtype=np.float16),
+            "boxes": array(None, 4, dtype=np.float32),
+            "visual_facts": array(count, dtype=np.bool_),
+            "text_facts": array(None, count, dtype=np.bool_),
+        }
+        if self.options["kind"] == "videos":
+            fields["regions"] = array(None, dtype=np.int32)
+        if self.options["size"]:
+            jpeg = features.Tensor(shape=(), dtype=np.object_)
+            fields |= {"frames": features.Sequence(jpeg), "thumb": jpeg}
         return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            disable_shuffling=True,
-            features=features.FeaturesDict(
-                {
-                    "name": features.Text(),
-                    "text": features.Sequence(features.Text()),
-                    "visual": features.Tensor(
-                        shape=(None, self.options["feature_dim"]), dtype=np.float16, encoding="bytes"
-                    ),
-                    "boxes": features.Tensor(shape=(None, 4), dtype=np.float32, encoding="bytes"),
-                    "frames": features.Sequence(features.Tensor(shape=(), dtype=np.object_)),
-                    "thumb": features.Tensor(shape=(), dtype=np.object_),
-                    "visual_facts": features.Tensor(shape=(count,), dtype=np.bool_, encoding="bytes"),
-                    "text_facts": features.Tensor(shape=(None, count), dtype=np.bool_, encoding="bytes"),
-                }
-            ),
+            builder=self, description=__doc__, disable_shuffling=True, features=features.FeaturesDict(fields)
         )
 
     def _split_generators(self, dl_manager) -> dict:
@@ -147,36 +172,53 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _streams(self, split: str, index: int) -> list:
         return [world.random_stream(self.options["seed"], split, index, stream) for stream in world.STREAMS]
 
-    def _captions(self, scene, words) -> list:
+    def _graph(self, rng):
+        return world.scene(rng) if self.options["kind"] == "images" else motion.video(rng)
+
+    def _captions(self, graph, words) -> list:
+        tell = grammar.captions if self.options["kind"] == "images" else narration.captions
         o = self.options
-        return grammar.captions(scene, words, count=o["captions"], mention=o["mention"], synonyms=o["synonyms"])
+        return tell(graph, words, count=o["captions"], mention=o["mention"], synonyms=o["synonyms"])
 
     def _record(self, split: str, index: int) -> dict:
         """One scene with its captions, in the form of `_info`."""
-        o = self.options
-        graph, words, detector = self._streams(split, index)
-        scene = world.scene(graph)
-        told = self._captions(scene, words)
-        visual, boxes = world.regions(
-            scene,
-            detector,
-            dim=o["feature_dim"],
-            noise=o["noise"],
-            clutter=o["clutter"],
-            most=o["regions"],
-            seed=o["seed"],
-        )
-        picture = world.render(scene, o["size"])
-        frame = thumb = world.jpeg(picture)
-        if o["size"] > THUMB:
-            thumb = world.jpeg(picture.resize((THUMB, THUMB)))
+        rng, words, detector = self._streams(split, index)
+        graph = self._graph(rng)
+        told = self._captions(graph, words)
+        seen = self._still if self.options["kind"] == "images" else self._moving
         return {
             "name": f"{split}-{index:06d}",
             "text": [text for text, _ in told],
-            "visual": visual,
-            "boxes": boxes,
-            "frames": [frame],
-            "thumb": thumb,
-            "visual_facts": world.fact_vector(world.facts(scene)),
-            "text_facts": np.stack([world.fact_vector(said) for _, said in told]),
+            **seen(graph, detector),
+            "visual_facts": self.world.fact_vector(self.world.facts(graph)),
+            "text_facts": np.stack([self.world.fact_vector(said) for _, said in told]),
         }
+
+    def _still(self, scene: world.Scene, detector) -> dict:
+        """What is seen of an image."""
+        o = self.options
+        shared = {"dim": o["feature_dim"], **{name: o[name] for name in ("noise", "clutter", "seed")}}
+        visual, boxes = world.regions(scene, detector, most=o["regions"] or REGIONS, **shared)
+        pictures = [world.render(scene, o["size"])] if o["size"] else []
+        return {"visual": visual, "boxes": boxes, **_encoded(pictures)}
+
+    def _moving(self, video: motion.Video, detector) -> dict:
+        """What is seen of a video."""
+        o = self.options
+        shared = {
+            "dim": o["feature_dim"],
+            **{name: o[name] for name in ("noise", "clutter", "seed", "length", "spread")},
+        }
+        visual, regions, boxes = film.regions(video, detector, most=o["regions"], **shared)
+        moments = motion.moments(o["length"]) if o["size"] else []
+        pictures = [film.render(video, moment, o["size"]) for moment in moments]
+        return {"visual": visual, "regions": regions, "boxes": boxes, **_encoded(pictures)}
+
+
+def _encoded(pictures: list) -> dict:
+    """The fields `frames` and `thumb` of pictures; the thumbnail is of the middle one."""
+    if not pictures:
+        return {}
+    frames, middle = [world.jpeg(picture) for picture in pictures], len(pictures) // 2
+    small = max(pictures[middle].size) <= THUMB
+    return {"frames": frames, "thumb": frames[middle] if small else world.jpeg(pictures[middle].resize((THUMB, THUMB)))}
