@@ -3,6 +3,7 @@
 Shared by both towers of `layers/clip.py` and by whatever stands on top of them and starts from their blocks.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,9 +14,22 @@ from jax import Array
 from vlr_jax.layers.product import Dense
 
 
+@jax.custom_vjp
 def quick_gelu(x: Array) -> Array:
-    """x · σ(1.702 x), the activation of OpenAI's weights; not close enough to GELU to stand in for it."""
+    """x · σ(1.702 x), the activation of OpenAI's weights; not close enough to GELU to stand in for it.
+
+    The backward pass keeps x alone: one array less of the widest that a transformer has.
+    """
     return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _quick_gelu_backward(x, d):
+    x, d = jax.lax.optimization_barrier((x, d))  # otherwise XLA finds the same sigmoid forward, and keeps it
+    gate = jax.nn.sigmoid(1.702 * x)
+    return (d * gate * (1 + 1.702 * x * (1 - gate)),)
+
+
+quick_gelu.defvjp(lambda x: (quick_gelu(x), x), _quick_gelu_backward)
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: nn.gelu(x, approximate=False)}
@@ -107,9 +121,50 @@ class Block(nn.Module):
         return Dense(size, dtype=self.dtype, start=start, bias_start=nn.initializers.zeros, name=name)
 
 
-def norm(eps: float = 1e-5, name: str | None = None) -> nn.LayerNorm:
-    """In at least float32, whatever comes in; the variance from differences, which a large mean does not spoil."""
-    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=None, param_dtype=jnp.float32, name=name)
+class Norm(nn.Module):
+    """Layer normalisation in at least float32, whatever comes in: `nn.LayerNorm` with a backward pass written out.
+
+    That needs two sums a row and no array but the input. The variance is from differences, which a large mean does not
+    spoil.
+
+    Attributes:
+        eps: added to the variance.
+    """
+
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return _normalise(x.astype(jnp.promote_types(x.dtype, jnp.float32)), scale, bias, self.eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(x, scale, bias, eps):
+    return _normalise_forward(x, scale, bias, eps)[0]
+
+
+def _normalise_forward(x, scale, bias, eps):
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + eps)
+    return (x - mean) * inverse * scale + bias, (x, scale, mean, inverse)
+
+
+def _normalise_backward(eps, saved, d):
+    x, scale, mean, inverse = saved
+    unit, of_unit, rows = (x - mean) * inverse, d * scale, tuple(range(x.ndim - 1))
+    along = jnp.mean(of_unit * unit, axis=-1, keepdims=True)
+    d_x = inverse * (of_unit - jnp.mean(of_unit, axis=-1, keepdims=True) - unit * along)
+    return d_x, jnp.sum(d * unit, axis=rows), jnp.sum(d, axis=rows)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def norm(eps: float = 1e-5, name: str | None = None) -> Norm:
+    """The layer normalisation of CLIP."""
+    return Norm(eps, name=name)
 
 
 def attend(query: Array, key: Array, value: Array, mask: Array | None, causal: bool, how: str | None = None) -> Array:
