@@ -44,8 +44,8 @@ def ready(config: dict) -> None:
     from vlr_jax import prepare
 
     data = config["data"]
-    lines = data["options"].get("captions")
-    if lines and not pathlib.Path(lines).exists():
+    lines = data["options"].get("captions")  # of scenes a number
+    if isinstance(lines, str) and not pathlib.Path(lines).exists():
         size = int(pathlib.Path(lines).stem.rpartition("-")[2])
         plans.flickr_lines(pathlib.Path(data["source"]) / "captions.jsonl", size, pathlib.Path(lines))
     needed = [data, *(data | evaluation["data"] for evaluation in config["evals"].values())]
