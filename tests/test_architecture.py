@@ -15,11 +15,14 @@ REPO = PACKAGE.parent
 
 # docs/architecture.md shows the same table.
 ALLOWED = {
-    "ranking": set(), "types": set(), "resolve": set(), "wordpiece": set(), "text": {"wordpiece"},
-    "media": set(), "features": set(), "raw": set(),
+    "ranking": set(), "types": set(), "resolve": set(), "wordpiece": set(),
+    "bpe": {"wordpiece"}, "text": {"bpe", "wordpiece"},
+    "media": set(), "animated": {"media"}, "containers": set(), "workers": set(), "bigfile": set(), "raw": set(),
+    "features": {"bigfile", "raw"},
     "jsonl": set(), "files": set(), "curves": set(), "world": set(),
     "config": {"files"}, "log": {"files"},
-    "grammar": {"world"},
+    "grammar": {"world"}, "motion": {"world"}, "film": {"motion", "world"},
+    "narration": {"grammar", "motion", "world"},
     "relevance": {"ranking"},
     "sorting": set(),
     "soft_ranks": {"ranking", "sorting"},
@@ -31,11 +34,22 @@ ALLOWED = {
     "captions": set(), "mapped": {"captions"},
     "precomputed": {"captions", "features", "mapped", "media", "raw"},
     "released": {"features", "media", "precomputed"},
-    "data": {"features", "jsonl", "media", "precomputed", "raw", "released", "world", "grammar"},
+    "annotations": set(),
+    "footage": {"annotations", "features", "media", "raw", "video", "workers"},
+    "clips": {"annotations", "features", "footage", "media", "raw", "video"},
+    "data": {
+        "annotations", "clips", "features", "jsonl", "media", "precomputed", "raw", "released", "video", "visuals",
+        "workers", "world",
+        "film", "grammar", "motion", "narration",
+    },
     "sentence": {"text"},
     "records": {"media", "text"},
     "prepare": {"files", "resolve", "records", "sentence"},
-    "pipeline": {"prepare", "media", "text"},
+    "sampling": set(),
+    "video": {"animated", "containers", "media", "sampling"}, "visuals": {"animated", "media", "video"},
+    "batching": set(),
+    "reading": {"media", "sampling"},
+    "pipeline": {"batching", "prepare", "reading", "text"},
     "chunks": set(),
     "monitors": {"discordance", "ranking", "sorting"},
     "terms": {"chunks", "monitors", "resolve", "ranking", "relevance"},
@@ -47,10 +61,12 @@ ALLOWED = {
     "extended": {"metrics", "search"},
     "retrieved": {"search"},
     "judgments": {"metrics"},
+    "rescoring": set(),
     "given": {"tiles", "types"},
     "index": {"search", "tiles", "types"},
     "evaluators": {
-        "extended", "judgments", "search", "tiles", "protocols", "metrics", "relevance", "sharding", "types",
+        "extended", "judgments", "search", "tiles", "protocols", "metrics", "relevance", "rescoring", "sharding",
+        "types",
     },
     "state": {"sharding"},
     "optim": {"config", "sharding"},
@@ -63,14 +79,20 @@ ALLOWED = {
     "report": {"curves", "files", "page"},
     "compare": {"curves", "files", "page", "pipeline", "text"},
     "train": {
-        "config", "files", "initial", "optim", "pipeline", "report", "sharding", "state", "text", "checkpoint", "log",
-        "resolve", "stop",
+        "batching", "config", "files", "initial", "optim", "pipeline", "report", "sharding", "state", "checkpoint",
+        "log", "resolve", "stop",
     },
-    "main": {"files", "train", "prepare", "index", "tiles", "config", "pipeline", "sharding"},
+    "opened": {"checkpoint", "config", "initial", "pipeline", "sharding", "state", "text", "train"},
+    "extract": {"features", "files", "tiles", "types"},
+    "main": {
+        "batching", "extract", "files", "opened", "train", "prepare", "index", "tiles", "config", "pipeline",
+        "resolve", "sharding",
+    },
 }  # fmt: skip
 WITHOUT_JAX = (
-    "text", "media", "features", "jsonl", "world", "grammar", "records", "data.scenes", "data.folder", "data.coco",
-    "sentence", "prepare", "log", "config", "report",
+    "text", "media", "features", "jsonl", "world", "grammar", "motion", "film", "narration", "records", "data.scenes",
+    "data.folder", "data.coco",
+    "data.msrvtt", "sentence", "prepare", "log", "config", "report",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vlr_jax import annotations, footage, media, pipeline, prepare, protocols, text, video
+from vlr_jax import features as feature_files
 from vlr_jax.data import activitynet, didemo, lsmdc, msrvtt, msvd
 
 BUILDERS = {"activitynet": activitynet, "didemo": didemo, "lsmdc": lsmdc, "msrvtt": msrvtt, "msvd": msvd}
@@ -245,7 +246,38 @@ def test_texts_without_words(tmp_path):
         annotations.tidy({"test": clips}, notes)
 
 
+def test_a_video_in_two_splits_is_refused():
+    clip = annotations.Clip("a", ["x"])
+    with pytest.raises(ValueError, match="1 videos of test are in train too, such as a"):
+        annotations.tidy({"train": [clip], "test": [clip]}, [])
+
+
+def test_rows_of_csv(tmp_path):
+    """Only an end of line outside of quotes ends a row; what is no csv, and texts that are none, are refused."""
+    write(tmp_path / "a.csv", 'video_id,sentence\nv1,a\u2028man\x85walks\nv2,"two\nlines"\n')
+    rows = annotations.table(tmp_path / "a.csv", ("video_id", "sentence"))
+    assert [row["sentence"] for row in rows] == ["a\u2028man\x85walks", "two\nlines"]
+    write(tmp_path / "b.csv", f"video_id,sentence\nv1,{'a' * 200_000}\n")
+    with pytest.raises(ValueError, match="b.csv, after line 1: no csv: field larger"):
+        annotations.table(tmp_path / "b.csv", ("video_id",))
+    with pytest.raises(ValueError, match="a.json: a text of v1 is 'None', NoneType"):
+        annotations.clips(["v1"], {"v1": ["a", None]}, tmp_path / "a.json")
+
+
 # ---- features
+
+
+def test_frames_behind_a_mask_are_left_out(tmp_path):
+    feat = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for name, mask in (("a", [1, 1, 0]), ("b", [1, 1]), ("c", [0, 0, 0])):
+        np.savez(tmp_path / f"{name}.npz", feat=feat, mask=np.array(mask))
+    opened = feature_files.open_features(tmp_path)
+    rows, regions = feature_files.rows(opened, "a")
+    np.testing.assert_array_equal(rows, feat[:2])
+    assert regions is None
+    for name in "bc":
+        with pytest.raises(ValueError, match=r"mask of frames is .* leaves out all; the features \(3, 2\)"):
+            feature_files.rows(opened, name)
 
 
 def test_region_features_of_frames(tmp_path):

@@ -163,7 +163,8 @@ def test_no_common_width(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    for source, message in ((None, "needs a source"), (tmp_path / "absent", "does not exist"), (tmp_path, "no .jsonl file")):
+    absent = tmp_path / "absent"
+    for source, message in ((None, "needs a source"), (absent, "does not exist"), (tmp_path, "no .jsonl file")):
         with pytest.raises(ValueError, match=message):
             Builder(source=source, data_dir=tmp_path / "out")
     lines(tmp_path, GOOD)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlr_jax import media, pipeline, prepare, records, text, video, visuals
+from vlr_jax import main, media, pipeline, prepare, records, text, video, visuals
 from vlr_jax.data.folder import Builder
 
 av = pytest.importorskip("av", reason="decoding videos needs PyAV (the extra `video`)")
@@ -150,6 +150,10 @@ def test_pictures_alone_have_no_recipe_and_an_unchanged_identity(tmp_path):
     assert prepare.prepare("folder", tmp_path / "root", source=tmp_path / "own", progress=False) == content
     with pytest.raises(ValueError, match="option fps"):
         prepare.prepare("folder", tmp_path / "root", source=tmp_path / "own", options={"fps": 2}, progress=False)
+    data = dict(name="folder", root=str(tmp_path / "root"))
+    main.prepare_if_absent(data | dict(options=dict(fps=1, most_frames=64)))  # asked for, at what they are anyway
+    with pytest.raises(ValueError, match="fps=1.0, here 2"):
+        main.prepare_if_absent(data | dict(options=dict(fps=2)))
 
 
 def test_prepared(source, tmp_path):

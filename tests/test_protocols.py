@@ -51,6 +51,9 @@ def test_numbers_of_texts_that_differ():
     protocols.check("msvd-multi", 670, 27763, each)
     with pytest.raises(ValueError, match="670 visuals × one or more texts = 27763 texts; found 670 .* and 27762 texts"):
         protocols.check("msvd-multi", 670, 27762, each)
+    each[:2] = 0, each[0] + each[1]
+    with pytest.raises(ValueError, match="one or more texts.* 0 to 84 per visual"):
+        protocols.check("msvd-multi", 670, 27763, each)
 
 
 def test_an_incomplete_gallery_is_refused_unless_told_so():

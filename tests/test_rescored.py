@@ -203,6 +203,7 @@ def test_a_collapsed_or_diverged_model_is_last():
         (dict(rows=["dls"]), "expected a list of some of dsl, qb_norm, per_video"),
         (dict(rows="dsl"), "expected a list"),
         (dict(bank="val"), "is the evaluated split"),
+        (dict(bank="testB"), "bank 'testB' is a test split"),
         (dict(temperature=0.0), "expected positive numbers"),
         (dict(memory_limit=0.1), "12 visuals and 24 texts needs 0.1 GiB on the host; memory_limit is 0.1"),
         (dict(protocol="coco-5k"), "protocol 'coco-5k' is 5000 visuals"),

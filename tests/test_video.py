@@ -171,6 +171,32 @@ def test_truncated(name, share, reason, folder, sound):
             read(whole[: int(share * len(whole))])
 
 
+def test_trimmed_by_an_edit_list(sound):
+    """As phones and `ffmpeg -c copy` trim: all frames stay in the file, some are no part of the video."""
+    whole = bytearray(sound.read_bytes())
+    at, media_header = whole.index(b"elst") + 12, whole.index(b"mdhd") + 16
+    ticks = int.from_bytes(whole[media_header : media_header + 4])
+    length, start = (int.from_bytes(whole[k : k + 4]) for k in (at, at + 4))
+    whole[at : at + 8] = (length - 1001).to_bytes(4) + (start + ticks * 1001 // 1000).to_bytes(4)  # 30 frames less
+    assert video.probe(bytes(whole))[:3] == (NTSC, 70, pytest.approx(70 / NTSC, abs=1e-3))
+    assert list(map(number, video.at_rate(bytes(whole)))) == [30, 59, 89]
+    assert list(map(number, video.frames_at(bytes(whole), [0, 1.0]))) == [30, 59]
+
+
+def test_a_long_last_frame_and_a_title_in_another_encoding(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "abcdefgh"
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = BITS * SIDE, 48, "yuv420p"
+        packets = [p for i in range(25) for p in stream.encode(av.VideoFrame.from_ndarray(stamped(i), "rgb24"))]
+        packets += stream.encode()
+        packets[-1].duration = int(3 / packets[-1].time_base)
+        container.mux(packets)
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"ab\xff\xfe\xe9fgh"))
+    assert list(map(number, video.at_rate(path))) == [0, 24, 24, 24]
+
+
 def test_flipped_bits(sound):
     """Three flipped bits in the frames: every copy is refused, or gives what the sound one gives."""
     whole, rng, refused = sound.read_bytes(), random.Random(0), 0

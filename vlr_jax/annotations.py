@@ -5,6 +5,7 @@ Never a pickle: loading one runs whatever code it holds. What a set's own files 
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 
@@ -82,12 +83,15 @@ def table(path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a csv file with a header, by these columns; others are not looked at.
 
     Raises:
-        ValueError: a column is absent, or a row has fewer.
+        ValueError: no csv, a column is absent, or a row has fewer.
     """
-    reader = csv.DictReader(text(path).splitlines())
-    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; its columns: {reader.fieldnames}")
-    rows = list(reader)
+    reader = csv.DictReader(io.StringIO(text(path), newline=""))  # captions may hold what splitlines takes for an end
+    try:
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{path}: no column {', '.join(missing)}; its columns: {reader.fieldnames}")
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path}, after line {reader.line_num}: no csv: {error}") from error
     for row in rows:
         if any(not row[name] for name in columns):
             raise ValueError(f"{path}: a row lacks {' or '.join(columns)}: {row}")
@@ -122,11 +126,16 @@ def clips(names: list[str], texts: dict[str, list[str]], path: pathlib.Path, cal
         called: name → `Clip.called`.
 
     Raises:
-        ValueError: a video has no texts.
+        ValueError: a video has no texts, or something else for one.
     """
     without = [name for name in names if not texts.get(name)]
     if without:
         raise ValueError(f"{path} has no text of {len(without)} of {len(names)} videos, such as {without[0]}")
+    for name in names:
+        if wrong := [one for one in texts[name] if not isinstance(one, str)]:
+            raise ValueError(
+                f"{path}: a text of {name} is {str(wrong[0])[:40]!r}, {type(wrong[0]).__name__}; expected a string"
+            )
     return [Clip(name, texts[name], called(name)) for name in names]
 
 
@@ -166,11 +175,15 @@ def tidy(splits: Splits, notes: list[str]) -> Splits:
     """Texts with single spaces; of `train`, those without a letter or digit are left out and noted.
 
     Raises:
-        ValueError: such a text elsewhere, where leaving it out would change a protocol; or a name twice in a split.
+        ValueError: such a text elsewhere, where leaving it out would change a protocol; or a name twice in a split, or
+            in two of them, by which a model would be selected or measured on what it was trained on.
     """
-    made = {}
+    made, seen = {}, {}
     for split, clips_ in splits.items():
         once([clip.name for clip in clips_], pathlib.Path(f"the split {split}"))
+        if both := [clip.name for clip in clips_ if clip.name in seen]:
+            raise ValueError(f"{len(both)} videos of {split} are in {seen[both[0]]} too, such as {both[0]}")
+        seen |= {clip.name: split for clip in clips_}
         cleaned, empty = [], []
         for clip in clips_:
             texts = [" ".join(one.split()) for one in clip.texts]

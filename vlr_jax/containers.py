@@ -44,7 +44,8 @@ def opened(source):
             raise ValueError("the file is empty")
         # An absolute path, so that no name looks like an address to libav.
         place = io.BytesIO(source) if isinstance(source, bytes) else str(pathlib.Path(source).absolute())
-        container = av.open(place, options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        container = av.open(place, options=options, metadata_errors="replace")  # a title may be in any encoding
     with container:
         stream = container.streams.best("video")
         if stream is None or stream.disposition & type(stream.disposition).attached_pic:

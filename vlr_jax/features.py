@@ -189,14 +189,19 @@ def rows(features, key: str) -> tuple[np.ndarray, np.ndarray | None]:
     """What `open_features` has for a video: `(rows [S, D], regions int32 [F])`, with None for features of whole frames.
 
     Region features `[F, R, D]` are laid out flat, frame by frame; where a `.npz` has a `mask [F, R]` beside them, the
-    regions that it leaves out are not among the rows.
+    regions that it leaves out are not among the rows; nor are the frames that a `mask [F]` beside `[F, D]` leaves out.
 
     Raises:
-        ValueError: not floating, no such shape, or a frame without any region.
+        ValueError: not floating, no such shape, no frame, or a frame without any region.
     """
     array, mask = features.raw(key)
     if array.ndim != 3:
-        return _rows(array), None
+        found = _rows(array)
+        if mask is None:
+            return found, None
+        if np.shape(mask) != found.shape[:1] or not np.any(np.asarray(mask) > 0):
+            raise ValueError(f"the mask of frames is {np.shape(mask)}, or leaves out all; the features {found.shape}")
+        return found[np.asarray(mask) > 0], None
     if array.dtype.kind != "f" or 0 in array.shape:
         raise ValueError(f"features must be floating-point numbers (F, R, D), found {array.dtype} {array.shape}")
     mask = np.ones(array.shape[:2], bool) if mask is None else np.asarray(mask)

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from vlr_jax import batching, extract, files, index, opened, pipeline, prepare, sharding, tiles, train
 from vlr_jax import config as configs
+from vlr_jax.resolve import resolve
 
 MODES = ("train", "eval", "index", "search", "features")
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run: a file of configs/", lock_config=True)
@@ -100,7 +101,7 @@ def prepare_if_absent(data: dict) -> None:
         content = prepare.prepare(name, root, source=data.get("source"), options=options)
     else:
         content = prepare.read(root)
-    there = content["options"]
+    there = getattr(resolve("data", name), "ADDED", {}) | content["options"]  # those at their defaults go unnamed
     different = [] if content["dataset"] == name else [f"dataset {content['dataset']}, here {name}"]
     here = prepare.by_name(options)
     different += [f"{k}={there.get(k)!r}, here {v!r}" for k, v in here.items() if there.get(k) != v]
@@ -118,6 +119,8 @@ def main(_) -> None:
                 raise ValueError(
                     f"--mode {MODE.value} uses the run's own config; it takes no --config.{list(given)[0]}"
                 )
+        if MODE.value not in ("index", "features") and (DATA.value or SPLIT.value):
+            raise ValueError(f"--data and --split are for --mode index and features, not for {MODE.value}")
         runs = {"train": run_train, "eval": run_eval, "index": run_index, "search": run_search}
         (runs | {"features": run_features})[MODE.value](workdir)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -82,7 +82,7 @@ def check(
         )
     counts, expected = [visuals + missing, texts, each.tolist()], [protocol.visuals, protocol.texts, []]
     if protocol.texts_per_visual is None:
-        counts[2] = []
+        counts[2] = [n for n in each.tolist() if n < 1]
     else:
         expected[2] = [protocol.texts_per_visual]
     if missing:  # how many texts they had is known only where all have as many

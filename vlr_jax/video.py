@@ -89,17 +89,18 @@ def _contents(source, look: bool) -> Info:
             if packet.stream_index == stream.index:
                 if look and shown is None:
                     shown = next(iter(containers.frames_of(packet)), None)
-                n += bool(packet.size) and not packet.is_discard
-                if stamp is not None:
+                n += bool(packet.size) and not packet.is_discard  # `is_discard`: cut off by an edit list
+                if stamp is not None and not packet.is_discard:
                     first = stamp if first is None else min(first, stamp)
             if stamp is not None and packet.time_base:
                 end = (stamp + (packet.duration or 0)) * packet.time_base
-                ends[packet.stream_index] = max(ends[packet.stream_index], end)
+                place = packet.stream_index, packet.is_discard
+                ends[place] = max(ends[place], end)
         if not n or look and shown is None:
             raise ValueError(NO_FRAME)
         _whole(container, stream, n, max(ends.values(), default=Fraction(0)))
         rate = containers.rate(stream)
-        duration = ends[stream.index] - (first or 0) * stream.time_base
+        duration = ends[stream.index, False] - (first or 0) * stream.time_base
         height, width = (shown or stream.codec_context).height, (shown or stream.codec_context).width
         if shown is not None and containers.quarters(shown) % 2:
             height, width = width, height
@@ -108,7 +109,7 @@ def _contents(source, look: bool) -> Info:
 
 def _whole(container, stream, frames: int, end: Fraction) -> None:
     """Raises ValueError where a container's header says clearly more than the frames and seconds that it holds."""
-    if stream.codec_context.name not in HIDDEN and _clearly_fewer(frames, stream.frames, CUT, 2):
+    if container.format.name == "avi" and _clearly_fewer(frames, stream.frames, CUT, 2):  # mov says those cut off too
         raise ValueError(f"the file is truncated: it says {stream.frames} frames, {frames} are there")
     if container.duration and container.format.name.startswith(WITH_LENGTH):
         said, there = container.duration / 1e6, float(end) - (container.start_time or 0) / 1e6
@@ -297,6 +298,7 @@ def _all(source, info: Info, end: float | None = None) -> Iterator[tuple[float, 
                 return
         if not n:
             raise ValueError(NO_FRAME)
+        time += (frame.duration or 0) * tick  # the last may stay long, as in recordings of screens
         exact = not interlaced and stream.codec_context.name not in HIDDEN
         if exact and _clearly_fewer(n, info.frames, LOST, 2):
             raise ValueError(f"the video is damaged: {n} of its {info.frames} frames can be decoded")

@@ -42,7 +42,7 @@ class Evaluator:
 
     Raises:
         ValueError: an unknown row or protocol, one of several folds or on an incomplete gallery, a bank that is the
-            split itself or is not there, or a matrix beyond `memory_limit`; all before anything is encoded.
+            split itself, a test split or not there, or a matrix beyond `memory_limit`; all before anything is encoded.
     """
 
     def __init__(
@@ -88,6 +88,8 @@ class Evaluator:
     def _bank(split, name: str):
         if name == split.name:
             raise ValueError(f"bank {name!r} is the evaluated split: the querybank is of training queries")
+        if name.lower().startswith("test"):
+            raise ValueError(f"bank {name!r} is a test split: the querybank is of training queries, such as train")
         return split.beside(name)
 
     @functools.cached_property
