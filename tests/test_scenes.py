@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlr_jax import world
+from vlr_jax import film, motion, narration, world
 from vlr_jax.data.scenes import Builder
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(Builder.__init__).parameters.items()}
@@ -61,10 +61,53 @@ def test_pickles_with_its_options(built):
     assert pickle.loads(pickle.dumps(built)).options == built.options
 
 
+@pytest.mark.parametrize("size", [0, 32])
+def test_videos(tmp_path, size):
+    options = dict(kind="videos", spread=2, clutter=1, length=4, size=size)
+    builder = Builder(data_dir=str(tmp_path), file_format="array_record", train=3, val=0, test=2, **options)
+    builder.download_and_prepare()
+    assert builder.fact_names == list(motion.FACTS) and builder.facts_complete
+    source = builder.as_data_source(split="test")
+    for i, texts in enumerate(builder.texts("test")):
+        record, streams = source[i], [world.random_stream(0, "test", i, stream) for stream in world.STREAMS]
+        video = motion.video(streams[0])
+        told = narration.captions(video, streams[1], count=5, mention=DEFAULTS["mention"], synonyms=3)
+        features, regions, boxes = film.regions(video, streams[2], length=4, spread=2, dim=64, noise=DEFAULTS["noise"],
+                                                clutter=1, seed=0)  # fmt: skip
+        assert texts == [text for text, _ in told] == [text.decode() for text in record["text"]]
+        for key, expected in (("visual", features), ("regions", regions), ("boxes", boxes)):
+            np.testing.assert_array_equal(record[key], expected)
+            assert record[key].dtype == expected.dtype
+        np.testing.assert_array_equal(record["visual_facts"], motion.fact_vector(motion.facts(video)))
+        assert not (record["text_facts"] & ~record["visual_facts"]).any() and record["text_facts"].any(1).all()
+        if size:
+            assert [Image.open(io.BytesIO(frame)).size for frame in record["frames"]] == [(32, 32)] * 4
+            assert record["thumb"] == record["frames"][2]
+        else:
+            assert "frames" not in record and "thumb" not in record
+
+
+def test_a_video_does_not_depend_on_the_counts_or_on_other_options(tmp_path):
+    def record(**options):
+        return Builder(data_dir=str(tmp_path), kind="videos", **{**SMALL, "size": 0, **options})._record("test", 2)
+
+    plain, more, harder = record(), record(test=99), record(spread=3, clutter=9, noise=0.5, length=3, size=16)
+    for key, value in plain.items():
+        np.testing.assert_array_equal(value, more[key])
+    assert plain["text"] == harder["text"] != record(mention=0.3)["text"] and plain["text"] != record(seed=1)["text"]
+    np.testing.assert_array_equal(plain["visual_facts"], harder["visual_facts"])
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"kind": "videos"}, "no kind 'videos'; it has: images"),
+        ({"kind": "films"}, "no kind 'films'; it has: images, videos"),
+        ({"spread": 2}, "spread=2 is for kind='videos'"),
+        ({"length": 4}, "length=4 is for kind='videos'"),
+        ({"kind": "videos", "spread": 6}, "spread must be a whole number from 1 to 5"),
+        ({"kind": "videos", "length": 2}, "length must be a whole number from 3"),
+        ({"kind": "videos", "regions": 9}, "regions=9 is for kind='images'"),
+        ({"size": 8}, "size must be a whole number from 16 to 4096"),
         ({"train": -1}, "train must be a whole number"),
         ({"captions": 2.5}, "captions must be a whole number from 1 to 20"),
         ({"synonyms": True}, "synonyms must be a whole number from 1 to 3"),

@@ -27,7 +27,6 @@ DEALT = {
 FRAGMENTS = DEALT[4]  # what a distractor shows is one of these
 MOTION = 2.0  # length of what is seen of an action; of all else it is 1
 JOINTS = 16  # numbers for joints
-FEWEST_REGIONS = motion.ON_STAGE * len(DEALT)  # as many as all parts can be
 _STARTS = dict(
     zip(
         (*KINDS, "start", "end", "all"), np.cumsum([0, *map(len, KINDS.values()), JOINTS, JOINTS]).tolist(), strict=True
@@ -56,7 +55,6 @@ def regions(
     dim: int,
     noise: float,
     clutter: int,
-    most: int | None,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Region features of each frame, as a detector would give them: no order, no tracks, some nonsense.
@@ -70,8 +68,6 @@ def regions(
         noise: standard deviation of the gaussian noise on every number; the clean numbers have about 1.
         clutter: distractors in each frame: one kind of evidence of an object that is not there, with joints that fit no
             object's. They make no fact true.
-        most: upper limit of the regions of a frame, at least `FEWEST_REGIONS`; where it bites, distractors are left
-            out, never parts. None for no limit.
         seed: of the projection from evidence to features.
 
     Returns:
@@ -84,8 +80,7 @@ def regions(
         found = []
         for i in video.on_stage(moment):
             found += _parts(video.things[i].shape, motion.state(video, i, moment), spread, numbers)
-        extra = clutter if most is None else min(clutter, most - len(found))
-        found += [_fragment(rng, numbers) for _ in range(extra)]
+        found += [_fragment(rng, numbers) for _ in range(clutter)]
         order = rng.permutation(len(found))
         rows += [found[i][0] for i in order]
         boxes += [found[i][1] for i in order]

@@ -67,7 +67,8 @@ def captions(
 
 def words() -> list[str]:
     """Every word that a caption can hold, sorted."""
-    rows = [row for name, row in grammar.SYNONYMS.items() if name not in world.TEXTURES]
+    ideas = (*itertools.chain.from_iterable(motion.ATTRIBUTES.values()), "object")
+    rows = [grammar.SYNONYMS[idea] for idea in ideas]
     templates = [*itertools.chain.from_iterable((*rows, *VERBS.values())), *TURNS, *FRAMES, *THEN, *CHAIN, *BESIDES]
     templates += [*IDLE, "a an one in and"]
     return sorted({word for template in templates for word in template.split() if "{" not in word})

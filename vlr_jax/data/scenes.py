@@ -9,7 +9,7 @@ K = 332 facts.
 
 Videos (`vlr_jax.motion`): region features are float16 `[sum R, 64]`, frame after frame, and `regions` int32 `[F]` says
 how many each of the F = 8 frames has: of the 3 objects that are on stage `spread` parts each, and 2 distractors.
-Pictures are the F frames. K = 279 facts.
+Pictures are the F frames. K = 268 facts.
 """
 
 import numpy as np
@@ -25,6 +25,7 @@ LIMITS = {
     "captions": (1, 20),
     "synonyms": (1, 3),
     "clutter": (0, 1000),
+    "regions": (world.MOST, 1000),
     "spread": (min(film.DEALT), max(film.DEALT)),
     "length": (motion.FEWEST_FRAMES, 1000),
     "feature_dim": (1, 10**5),
@@ -33,7 +34,7 @@ LIMITS = {
 }
 THUMB = 128  # pixels; a picture that is not larger is its own thumbnail
 STILL = {"spread": 1, "length": 8}  # what options of videos are for images: the defaults, which say nothing
-REGIONS = 8  # most regions of an image; a frame of a video has as many as there are
+MOVING = {"regions": 8}  # and the other way round: a frame of a video has as many regions as there are
 
 
 def check_options(options: dict) -> None:
@@ -41,14 +42,14 @@ def check_options(options: dict) -> None:
     if options["kind"] not in world.KINDS:
         raise ValueError(f"scenes has no kind {options['kind']!r}; it has: {', '.join(world.KINDS)}")
     still = options["kind"] == "images"
-    for name in STILL if still else ():
-        if options[name] != STILL[name]:
-            raise ValueError(f"scenes: {name}={options[name]!r} is for kind='videos'; images have no {name}")
-    limits = LIMITS | {"regions": (world.MOST if still else film.FEWEST_REGIONS, 1000)}
-    for name, (low, high) in limits.items():
+    for name, default in (STILL if still else MOVING).items():
+        if options[name] != default:
+            other = "videos" if still else "images"
+            raise ValueError(f"scenes: {name}={options[name]!r} is for kind={other!r}, not for {options['kind']}")
+    for name, (low, high) in LIMITS.items():
         value = options[name]
-        if name == "regions" and value is None or name == "size" and value == 0 and not isinstance(value, bool):
-            continue  # no limit; no pictures
+        if name == "size" and value == 0 and not isinstance(value, bool):
+            continue  # no pictures
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"scenes: {name} must be a whole number from {low} to {high}, not {value!r}")
     for name, range_, valid in (
@@ -76,8 +77,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         synonyms: 1 to 3 words in use for each idea.
         noise: standard deviation of the noise on the features, whose numbers have about 1.
         clutter: distractor regions of each image, or of each frame of a video.
-        regions: the most regions of an image (None: 8), at least 6, or of a frame (None: no limit), at least 15; where
-            it bites, distractors are left out.
+        regions: the most regions of an image, at least 6; where it bites, distractors are left out. Frames of videos
+            have as many as there are.
         spread: videos: part regions of each object, 1 to 5, among which its attributes and what it does are dealt out.
         length: videos: frames F, at least 3.
         feature_dim: width D of the region features.
@@ -91,6 +92,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     name = "scenes"
     VERSION = tfds.core.Version("1.0.0")
+    ADDED = STILL  # options that folders made before them don't name
     facts_complete = True  # nothing is in a picture or a caption that the facts do not say
     RELEASE_NOTES = {"1.0.0": "Scenes at rest, and videos."}
 
@@ -107,7 +109,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         synonyms: int = 3,
         noise: float = 0.15,
         clutter: int = 2,
-        regions: int | None = None,
+        regions: int = 8,
         spread: int = 1,
         length: int = 8,
         feature_dim: int = 64,
@@ -198,7 +200,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """What is seen of an image."""
         o = self.options
         shared = {"dim": o["feature_dim"], **{name: o[name] for name in ("noise", "clutter", "seed")}}
-        visual, boxes = world.regions(scene, detector, most=o["regions"] or REGIONS, **shared)
+        visual, boxes = world.regions(scene, detector, most=o["regions"], **shared)
         pictures = [world.render(scene, o["size"])] if o["size"] else []
         return {"visual": visual, "boxes": boxes, **_encoded(pictures)}
 
@@ -209,7 +211,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "dim": o["feature_dim"],
             **{name: o[name] for name in ("noise", "clutter", "seed", "length", "spread")},
         }
-        visual, regions, boxes = film.regions(video, detector, most=o["regions"], **shared)
+        visual, regions, boxes = film.regions(video, detector, **shared)
         moments = motion.moments(o["length"]) if o["size"] else []
         pictures = [film.render(video, moment, o["size"]) for moment in moments]
         return {"visual": visual, "regions": regions, "boxes": boxes, **_encoded(pictures)}
