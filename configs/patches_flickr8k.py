@@ -10,7 +10,7 @@ def get_config(arg=""):
     smoke = arg == "smoke"
     c = ConfigDict()
     epoch = 2 if smoke else 234  # steps: 6,000 × 5 pairs in batches of 128
-    c.seed, c.batch_size, c.steps = 0, 16 if smoke else 128, 4 if smoke else 4 * epoch
+    c.seed, c.batch_size, c.steps = 0, 16 if smoke else 128, 4 if smoke else 2 * epoch
     if smoke:
         options = dict(train=64, val=16, test=16)
         c.data = dict(name="scenes", root="data/scenes-smoke", split="train", options=options, visual="frames")
@@ -46,7 +46,7 @@ def get_config(arg=""):
     c.evals = dict(
         dev=dict(
             name="retrieval",
-            every=2 * epoch if not smoke else 2,
+            every=2 if smoke else epoch,
             data=dict(split=dev),
             protocol="none" if smoke else "flickr8k-1k",
         ),

@@ -158,6 +158,7 @@ class TestGolden:
         found = self.masked_as_upstream(maximum, upstream, weights)
         np.testing.assert_allclose(found, upstream[f"drl/wti_arch{layers}/sim"], atol=1e-5)
 
+    @pytest.mark.slow
     def test_uatvr(self, upstream, maximum):
         tokens = [upstream[f"uatvr/prob/{name}_tokens"] for name in ("video", "text")]
         masks = [np.ones(x.shape[:2], bool) for x in tokens]

@@ -138,6 +138,7 @@ def test_options(fields, names):
     np.testing.assert_allclose(sum(s for name, s in scores.items() if name != "sim") / (len(names) - 1), scores["sim"])
 
 
+@pytest.mark.slow
 def test_blocks_of_queries_change_nothing(encoded):
     """Value and gradient of the adaptive contrastive loss by the encodings, with query_chunk and without."""
     visual, text = (jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), side) for side in encoded)

@@ -91,9 +91,9 @@ class Towers(nn.Module):
     def frames(self, batch: dict[str, Array], *, train: bool) -> tuple[Array, Array]:
         """A batch's visuals → a token a frame, `[B, F, D]`, zero behind the mask, and the mask `[B, F]`.
 
-        `visual` `[B, F, H, W, 3]` as `Clip.image` takes it, or float `[B, F, visual_dim]`, or `[B, F, R, visual_dim]`, of which the mean
-        over the real regions is taken; `visual_mask` without the axes of a frame or vector. In training padding rows
-        (`valid`) have no real frame.
+        `visual` `[B, F, H, W, 3]` as `Clip.image` takes it, or float `[B, F, visual_dim]`, or float
+        `[B, F, R, visual_dim]`, of which the mean over the real regions is taken; `visual_mask` without the axes of a
+        frame or vector. In training padding rows (`valid`) have no real frame.
         """
         x, mask = batch["visual"], batch["visual_mask"]
         dim, count = self.visual_dim, x.ndim
