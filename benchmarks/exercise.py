@@ -180,20 +180,23 @@ def main():
     parser.add_argument("--source", type=pathlib.Path, required=True, help="folder of captions.jsonl and the features")
     parser.add_argument("--dev", action="store_true", help="measure on the folds' dev clips, trained without them")
     parser.add_argument("--list", action="store_true", help="only list the runs")
+    parser.add_argument("--only", nargs="*", choices=MODELS, default=[*MODELS], help="only these models")
     parser.add_argument("--folds", type=int, default=FOLDS, help="only the first so many folds")
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("runs/exercise"), help="rows, one JSON each")
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("data"), help="gets the folders exercise-*")
     options = parser.parse_args()
     runs.begin(options.list)
     lines = read(options.source)
-    made = [c for c in plan(lines, options) if int(c.key.partition("/")[2]) < options.folds]
+    parts = lambda c: c.key.split("/")  # model, fold
+    made = [c for c in plan(lines, options) if parts(c)[0] in options.only and int(parts(c)[1]) < options.folds]
     todo = runs.told(made, 1, options.cache)
     if options.list:
         return
     runs.missing(todo, options.cache, "test/t2v_R@1")
     done, failed = runs.cached(made, 1, options.cache)
     rows = {"TF-IDF ridge on the mean frame": baseline(lines, options.source, options.dev)}
-    for key, (title, *_) in MODELS.items():
+    for key in options.only:
+        title = MODELS[key][0]
         found = [row[0]["metrics"] for name, row in done.items() if name.partition("/")[0] == key]
         if found:
             rows[title] = [{name: one[f"test/t2v_{name}"] for name in METRICS} for one in found]
