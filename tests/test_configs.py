@@ -264,7 +264,7 @@ def test_bad_config_is_refused(small_config, change, message):
         (dict(losses=dict(infonce={})), "No losses/infonce.py; losses has: .*info_nce"),
         (dict(losses=dict(info_nce=dict(margin=1.0))), "no knob 'margin'"),
         (dict(relevance=dict(name="identical")), "identity"),
-        (dict(text=dict(name="bpe", length=8)), "words"),
+        (dict(text=dict(name="sentencepiece", length=8)), "words"),
         (dict(batch_size=100_000), "does not fit"),
         (dict(batch_size=12), "not a multiple of the 8 devices"),
         (dict(query_chunk=4), "query_chunk 4 is not a multiple of the 8 devices"),

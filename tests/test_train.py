@@ -88,8 +88,8 @@ def test_collapse_is_named(small_config, tmp_path, capfd):
     )  # fmt: skip
     real = pipeline.Split.row
 
-    def constant(self, view, i):
-        row = real(self, view, i)
+    def constant(self, *arguments):
+        row = real(self, *arguments)
         return row | {"visual": np.ones_like(row["visual"]), "text": np.full_like(row["text"], 5),
                       "text_mask": np.ones_like(row["text_mask"])}  # fmt: skip
 
