@@ -22,9 +22,10 @@ from absl import app, flags
 import vlr_jax
 from vlr_jax import files, records, sentence
 from vlr_jax.resolve import resolve
+from vlr_jax.summary import summary
 
 FORMAT = 1
-PATHS = ("captions", "features", "media")  # options that name files: remembered by name, compared by content
+PATHS = ("captions", "features", "media", "text_features")  # files: remembered by name, compared by content
 NOT_OPTIONS = {"self", "source", "strict", "progress", "tfds_arguments"}
 LARGE = 1 << 28  # bytes of raw files, from which on comparing them takes long enough for a bar
 MOST_SOURCES = 100  # more raw files than these are remembered as one line
@@ -44,10 +45,16 @@ def _options(dataset: str, builder_class, options: dict) -> dict:
     return defaults | options
 
 
+def _last(part: str) -> str:
+    """The last part of a path; of `clip=PATH`, features with a name, that and the name."""
+    name, sign, path = part.partition("=")
+    return f"{name}={pathlib.Path(path).name}" if sign and "/" not in name else pathlib.Path(part).name
+
+
 def by_name(options: dict) -> dict:
     """Options as a prepared folder remembers them: files by their names alone."""
     named = {
-        key: ",".join(pathlib.Path(part).name for part in str(value).split(","))
+        key: ",".join(map(_last, str(value).split(",")))
         for key, value in options.items()
         if key in PATHS and value is not None
     }
@@ -161,6 +168,7 @@ def _content(builder, identity: dict, indexes: dict[str, records.Index], vectors
         "facts": builder.fact_names,
         "facts_complete": getattr(builder, "facts_complete", False),
         "sentence": vectors,
+        "moments": getattr(builder, "moments", None),
         "has_thumbs": any(index.thumbs for index in indexes.values()),
         "quarantined": len(builder.quarantine),
         "notes": list(getattr(builder, "notes", [])),
@@ -239,43 +247,6 @@ def read(root) -> dict:
     if found != FORMAT:
         raise ValueError(f"{root} has format {found}, this version reads {FORMAT}; {command} with another folder")
     return content
-
-
-def summary(content: dict, root) -> str:
-    """What was prepared, as lines for people."""
-    visual, frames, facts = content["visual"], content["frames"], content["facts"]
-    lines, missing = [f"{content['dataset']} {content['version']} → {root}"], content.get("missing") or {}
-    for split, n in content["splits"].items():
-        line = f"  {split}: {n['visuals']:,} visuals, {n['texts']:,} texts, up to {n['max_length']} elements each"
-        names = missing.get(split, [])
-        lines.append(line + (f"; MISSING: {len(names):,} visuals, such as {names[0]}" if names else ""))
-    for split in missing.keys() - content["splits"].keys():
-        lines.append(f"  {split}: MISSING, all of its {len(missing[split]):,} visuals")
-    if visual:
-        regions = f", of up to {content['regions']} regions in each frame" if content.get("regions") else ""
-        lines.append(f"  features: [R, {visual['shape'][-1]}] {visual['dtype']}{regions}")
-    if frames:
-        size = " × ".join(map(str, frames["size"])) if frames["size"] else "different sizes"
-        lines.append(f"  frames: up to {frames['count']} a visual, {size}")
-    if recipe := content.get("recipe"):
-        lines.append(f"  videos decoded with {', '.join(f'{key} {value}' for key, value in recipe.items())}")
-    if facts:
-        lines.append(f"  facts: {len(facts)}, such as {', '.join(facts[:3])}")
-    if vectors := content.get("sentence"):
-        origin = "".join(f", {key} {value}" for key, value in vectors["origin"].items())
-        lines.append(f"  sentence vectors: {vectors['encoder']}, {vectors['dim']} numbers{origin}")
-    words = pathlib.Path(root, "words.json")
-    if words.exists():
-        lines.append(f"  vocabulary: {len(json.loads(words.read_text(encoding='utf-8'))['counts']):,} words of train")
-    lines.append(f"  thumbnails: {'yes' if content['has_thumbs'] else 'no'}")
-    lines += [f"  note: {note}" for note in content["notes"]]
-    if content["quarantined"]:
-        lines.append(f"  QUARANTINED: {content['quarantined']} broken items, left out; all in {root}/quarantine.jsonl")
-        with open(pathlib.Path(root, "quarantine.jsonl"), encoding="utf-8") as file:
-            for problem, _ in zip(map(json.loads, file), range(5), strict=False):
-                line = f"    line {problem['line']}: {problem['media'] or 'no media'}: {problem['reason']}"
-                lines.append(line.replace("line None: ", "", 1))  # of media without a file of lines
-    return "\n".join(lines)
 
 
 def _define_flags() -> None:

@@ -52,6 +52,17 @@ def _with_vectors(builder, examples, texts: list[list[str]], vectors: np.ndarray
         raise ValueError(f"the builder's texts(split) are not those of its records: {len(vectors)}, {start}")
 
 
+# Of videos with moments: the field of a record → its array in the index, and what one entry of that is (text: str).
+MOMENTS = {
+    "duration": ("durations", np.float64, ()), "clip_length": ("clip_lengths", np.float32, ()),
+    "source": ("sources", np.str_, ()), "text_name": ("text_names", np.str_, ()),
+    "windows": ("windows", np.float64, (2,)), "n_windows": ("n_windows", np.int32, ()),
+    "saliency_clips": ("saliency_clips", np.int32, ()), "saliency_scores": ("saliency_scores", np.float32, (-1,)),
+    "n_saliency": ("n_saliency", np.int32, ()),
+    "shown": ("shown", np.float64, (2,)), "shown_key": ("shown_keys", np.str_, ()),
+}  # fmt: skip
+
+
 class Index:
     """What is known of a split's records without reading them, gathered while they are written.
 
@@ -61,11 +72,13 @@ class Index:
         texts: all texts in record order.
         frames, sizes, thumbs: the most frames of a visual, all (H, W) of frames, the number of thumbnails.
         regions: the most regions of a frame; None where the features are not those of a frame's regions.
+        moments: of each field of `MOMENTS` that the records have, what each of them holds, as a list.
     """
 
     def __init__(self):
         self.names, self.counts, self.lengths, self.texts = [], [], [], []
         self.frames, self.sizes, self.thumbs, self.regions = 0, set(), 0, None
+        self.moments: dict[str, list[np.ndarray]] = {}
 
     def add(self, record: dict) -> None:
         """Takes note of the next record.
@@ -90,9 +103,13 @@ class Index:
         self.frames = max(self.frames, len(frames))
         self.sizes.update(map(media.size, frames))
         self.thumbs += bool(record.get("thumb"))
+        if "text_name" in record:
+            for field in MOMENTS.keys() & record.keys():
+                self.moments.setdefault(field, []).append(record[field])
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes `names texts lengths text_bytes text_offsets` as one npz."""
+        """Writes `names texts lengths text_bytes text_offsets` as one npz, and of videos with moments the arrays of
+        `MOMENTS`, all records' one after the other (and `n_shown`, of each record)."""
         encoded = [text.encode() for text in self.texts]
         np.savez(
             path,
@@ -101,7 +118,20 @@ class Index:
             lengths=np.array(self.lengths, np.int32),
             text_bytes=np.frombuffer(b"".join(encoded), np.uint8),
             text_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+            **self._flat(),
         )
+
+    def _flat(self) -> dict[str, np.ndarray]:
+        """The arrays of `MOMENTS` that there are."""
+        flat = {}
+        for field, own in self.moments.items():
+            name, dtype, shape = MOMENTS[field]
+            width = (max(np.shape(rows)[-1] for rows in own),) if shape == (-1,) else shape
+            parts = [np.asarray(rows, dtype).reshape(-1, *width) for rows in own]
+            flat[name] = np.concatenate([np.empty((0, *width), dtype), *parts])
+        if "shown" in self.moments:
+            flat["n_shown"] = np.array(list(map(len, self.moments["shown"])), np.int32)
+        return flat
 
 
 @contextlib.contextmanager
