@@ -12,6 +12,7 @@ from vlr_jax import relevance
 rng = np.random.default_rng(0)
 VISUAL = {
     "visual_id": np.array([4, 7, 4, 9], np.int32),
+    "source_id": np.array([1, 2, 1, 2], np.int32),
     "row": np.arange(4),
     "visual_facts": rng.random((4, 6)) < 0.6,
     "visual_caption_vecs": rng.normal(size=(4, 3, 6)),
@@ -19,6 +20,7 @@ VISUAL = {
 }
 TEXT = {
     "visual_id": np.array([7, 4, 9, 9, 1], np.int32),
+    "source_id": np.array([2, 1, 3, 2, 4], np.int32),
     "row": np.arange(5),
     "text_facts": rng.random((5, 6)) < 0.4,
     "caption_vec": rng.normal(size=(5, 6)),
@@ -34,6 +36,14 @@ def test_identity_and_diagonal():
     assert same.tolist() == (VISUAL["visual_id"][:, None] == TEXT["visual_id"]).astype(float).tolist()
     assert where.all() and where.shape == (4, 5)
     assert relevance.diagonal(VISUAL, TEXT)[0].tolist() == np.eye(4, 5).tolist()
+
+
+def test_moments_of_one_source_are_neither_right_nor_wrong():
+    pair, where = relevance.moment(VISUAL, TEXT)
+    for v in range(4):
+        for t in range(5):
+            assert float(pair[v, t]) == (v == t)
+            assert bool(where[v, t]) == (v == t or VISUAL["source_id"][v] != TEXT["source_id"][t])
 
 
 def test_facts():
@@ -104,7 +114,7 @@ def test_any_block_and_jit(name):
 
 @pytest.mark.parametrize("name", relevance.choices())
 def test_what_is_read_is_told(name):
-    ids = {"visual_id", "row"}
+    ids = {"visual_id", "source_id", "row"}
     of_visual, of_text = relevance.READS.get(name, ("visual_id", "visual_id"))
     visual, text = (
         {k: x for k, x in rows.items() if k in ids | {key}} for rows, key in ((VISUAL, of_visual), (TEXT, of_text))

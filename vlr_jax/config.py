@@ -14,6 +14,7 @@ DEFAULTS = {
     "seed": 0,
     "relevance": {"name": "identity"},
     "regularisers": {},
+    "spans": {},             # task "moment": weights of its losses that are not the defaults of tasks/moment.py
     "init": [],              # weights to begin with: [dict(name="bert", path=FOLDER, into="bert")], see initial.py
     "evals": {},
     "best": "",              # "val/rsum": the metric that picks the best checkpoint
@@ -27,7 +28,9 @@ DEFAULTS = {
     "keep": 2,
     "threads": 2,            # reading batches
 }  # fmt: skip
-DATA_KEYS = {"name", "root", "split", "visual", "frame_size", "frames", "sampling", "texts", "options", "source"}
+DATA_KEYS = {
+    "name", "root", "split", "visual", "frame_size", "frames", "sampling", "texts", "buckets", "options", "source",
+}  # fmt: skip
 # A run may be continued with other values of these.
 CONTINUABLE = ("steps", "log_every", "save_every", "keep", "threads", "query_chunk", "encode_chunk", "mesh", "sharding")
 CHUNKS = ("query_chunk", "encode_chunk")

@@ -19,7 +19,7 @@ from jax import Array
 from vlr_jax import discordance, ranking, sorting
 
 # Relevances of right and wrong only, of which NDCG and tau tell no more than R@1 does.
-BINARY = ("identity", "diagonal")
+BINARY = ("identity", "diagonal", "moment")
 
 # Name → one value a query, and the queries that it can be said of.
 Values = dict[str, tuple[Array, Array]]

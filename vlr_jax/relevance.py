@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-# What each reads of a row beside `visual_id` and `row`.
+# What each reads of a row beside `visual_id`, `source_id` and `row`.
 READS = {
     "facts": ("visual_facts", "text_facts"),
     "caption": ("visual_caption_vecs", "caption_vec"),
@@ -36,6 +36,16 @@ def diagonal(visual: Rows, text: Rows) -> Pairs:
     says so.
     """
     return _equal(visual, text, "row", "diagonal")
+
+
+def moment(visual: Rows, text: Rows) -> Pairs:
+    """1.0 where `row` is equal, of true moments and texts; elsewhere 0.0, and not `where` the `source_id` is equal.
+
+    Another text about the same uncut video may well be true of this moment, so it is neither right nor wrong.
+    """
+    pair, _ = _equal(visual, text, "row", "moment")
+    same, _ = _equal(visual, text, "source_id", "moment")
+    return pair, (pair >= 1.0) | (same < 1.0)
 
 
 def caption(visual: Rows, text: Rows) -> Pairs:

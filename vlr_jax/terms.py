@@ -28,8 +28,8 @@ BY_QUERY = {"v2t": P("data", None), "t2v": P(None, "data")}
 # What a loss takes besides its knobs.
 CONTRACT = ("scores", "relevance", "where", "axis")
 # Batch keys of each side that relevance functions read, under the name that they read.
-VISUAL_KEYS = ("visual_id", "visual_facts", "visual_caption_vecs")
-TEXT_KEYS = ("visual_id", "text_id", "text_facts", "caption_vec")
+VISUAL_KEYS = ("visual_id", "source_id", "visual_facts", "visual_caption_vecs")
+TEXT_KEYS = ("visual_id", "text_id", "source_id", "text_facts", "caption_vec")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,9 +184,60 @@ class Words:
         return cls(words, length, split)
 
 
+@dataclasses.dataclass(frozen=True)
+class States:
+    """No tokenizer: the records hold the states of each text's tokens, as those of CLIP's text tower, precomputed.
+
+    Attributes:
+        length: L, the tokens that a text is padded to; longer ones are cut.
+    """
+
+    length: int
+    size = 0
+    mask_word = None
+
+    def __post_init__(self):
+        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
+            raise ValueError(f"text.length must be a whole number of at least 1, got {self.length!r}")
+
+    def notes(self, text: str) -> str:
+        """Nothing can be told of a text."""
+        return ""
+
+    def encode(self, text: str):
+        """Raises ValueError: a text alone has no states."""
+        raise ValueError(
+            f"{text!r} can't be encoded: this model reads precomputed states of tokens (text.name='states'). "
+            "Use the queries of a prepared folder that has them"
+        )
+
+    def to_json(self) -> str:
+        """The whole state as JSON."""
+        return json.dumps({"name": "states", "length": self.length})
+
+    @classmethod
+    def from_json(cls, state: str) -> "States":
+        """What `to_json` wrote."""
+        return cls(json.loads(state)["length"])
+
+
+def saved(path) -> "Words | wordpiece.WordPiece | bpe.Bpe":
+    """The tokenizer of a run, from its folder or its `tokenizer.json`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = pathlib.Path(path)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"text.path: there is no saved tokenizer {path} (a run's tokenizer.json): {error}") from error
+
+
 def tokenizer(
     config_text: collections.abc.Mapping, vocabulary: collections.abc.Mapping[str, int] | None
-) -> Words | wordpiece.WordPiece | bpe.Bpe:
+) -> Words | wordpiece.WordPiece | bpe.Bpe | States:
     """The tokenizer that a config asks for.
 
     Args:
@@ -194,7 +245,8 @@ def tokenizer(
             vocabulary=FILE, split="treebank")` for the words and ids of a JSON of the field (`read_vocabulary`), whose
             texts were split so, or `dict(name="wordpiece", path=FOLDER, length=L)` for the word pieces in a folder of
             a BERT, or `dict(name="bpe", path=PATH, length=L)` for the byte pairs of a CLIP: its folder, or
-            `bpe_simple_vocab_16e6.txt.gz`.
+            `bpe_simple_vocab_16e6.txt.gz`, or `dict(name="saved", path=RUN)` for the tokenizer of a run, so that its
+            word vectors can be taken over, or `dict(name="states", length=L)` where records hold states of tokens.
         vocabulary: word → count over the training texts, or None where the data have no training split.
 
     Raises:
@@ -202,12 +254,17 @@ def tokenizer(
     """
     options = dict(config_text)
     name = options.pop("name", None)
+    if name in ("saved", "states"):
+        takes = {"saved": "path", "states": "length"}[name]
+        if set(options) != {takes}:
+            raise ValueError(f"text has {sorted(options)} beside name; {name} takes: {takes}, given")
+        return saved(options["path"]) if name == "saved" else States(options["length"])
     if name in OF_FILES:
         if set(options) != {"path", "length"}:
             raise ValueError(f"text has {sorted(options)} beside name; {name} takes: path, length, both given")
         return OF_FILES[name].read(**options)
     if name != "words":
-        raise ValueError(f"No tokenizer {name!r}; text.name can be: words, {', '.join(OF_FILES)}")
+        raise ValueError(f"No tokenizer {name!r}; text.name can be: words, {', '.join(OF_FILES)}, saved, states")
     known = {"length", "vocabulary", "split"} if "vocabulary" in options else {"length", "min_count"}
     if set(options) - known or "length" not in options:
         takes = "length, min_count, or length, vocabulary, split"
@@ -219,10 +276,10 @@ def tokenizer(
     return Words.build(vocabulary, **options)
 
 
-def from_json(state: str) -> Words | wordpiece.WordPiece | bpe.Bpe:
+def from_json(state: str) -> Words | wordpiece.WordPiece | bpe.Bpe | States:
     """The tokenizer that its `to_json` wrote, of whatever kind (its JSON names it)."""
     try:
         name = json.loads(state)["name"]
     except (KeyError, TypeError, json.JSONDecodeError):
         name = None  # the word vocabulary says what is wrong with it
-    return OF_FILES.get(name, Words).from_json(state)
+    return (OF_FILES | {"states": States}).get(name, Words).from_json(state)

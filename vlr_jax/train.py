@@ -7,6 +7,7 @@ import json
 import operator
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +60,23 @@ def make_evaluators(config: dict, task, tokenizer, mesh, *, progress: bool = Fal
     return evaluators
 
 
-def make_update(task, tx, schedule, config: dict, state_shardings, batch_shardings):
-    """The jitted step: `(state, batch) -> (state, metrics)`; the state is donated.
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """The jitted step: `(state, batch) -> (state, metrics)`; the state is donated."""
+
+    jitted: Callable
+    seed: jax.Array
+
+    def __call__(self, state, batch):
+        return self.jitted(state, batch, self.seed)
+
+    def compile(self, state, batch) -> None:
+        """Compiles the step for a batch of these shapes, so that calling it with one does not."""
+        self.jitted.lower(state, batch, self.seed).compile()
+
+
+def make_update(task, tx, schedule, config: dict, state_shardings, batch_shardings) -> Update:
+    """The step of a task.
 
     Of the task it uses `loss`, and `probe(variables, batch)`: name → zeros that the loss adds to what is encoded under
     that name, or {} where a task has nothing to show. The gradient with respect to a probe is the one that reaches the
@@ -100,7 +116,22 @@ def make_update(task, tx, schedule, config: dict, state_shardings, batch_shardin
         out_shardings=(state_shardings, None),
         donate_argnums=0,
     )
-    return lambda state, batch: jitted(state, batch, seed)
+    return Update(jitted, seed)
+
+
+def padded_forms(batch: dict, lengths) -> list[dict]:
+    """The shapes of all batches of a training, from one of them and the padded length of every row: of clips, the keys
+    `[B, F, …]` that `visual_mask` and `saliency` share. One form where nothing is padded to several lengths.
+    """
+    own, forms = batch["visual_mask"].shape[1], []
+    for length in sorted({int(n) or own for n in lengths}):
+        form = {}
+        for key, value in batch.items():
+            by_clip = key in ("visual", "visual_mask", "saliency")
+            shape = (value.shape[0], length, *value.shape[2:]) if by_clip else value.shape
+            form[key] = jax.ShapeDtypeStruct(shape, value.dtype, sharding=value.sharding)
+        forms.append(form)
+    return forms
 
 
 def train(config: dict, workdir: str) -> dict | None:
@@ -132,10 +163,10 @@ def train(config: dict, workdir: str) -> dict | None:
     spec = pipeline.spec(config["data"], tokenizer) | initial.sizes(config["init"])
     task = make_task(config, spec)
     split = pipeline.open_split(config["data"], tokenizer, task.reads)
-    steps_per_epoch = split.steps_per_epoch(config["batch_size"])
+    steps_per_epoch = split.steps_per_epoch(config["batch_size"], task.view)
     batches = lambda start: split.train(
         batch_size=config["batch_size"], seed=config["seed"], start=start, threads=config["threads"],
-        process=(jax.process_index(), jax.process_count()),
+        process=(jax.process_index(), jax.process_count()), view=task.view,
     )  # fmt: skip
     first = next(batches(0))
     batching.check(first, task.view)
@@ -157,6 +188,8 @@ def train(config: dict, workdir: str) -> dict | None:
 
         # ------------------------------------------------------------ Update
         update = make_update(task, tx, schedule, config, places, jax.tree.map(lambda a: a.sharding, first))
+        for shapes in padded_forms(first, split.padded(task.view)):
+            update.compile(abstract, shapes)
 
         # ------------------------------------------------------------ Resume
         restored = checkpoints.restore(abstract, places)
@@ -177,7 +210,7 @@ def train(config: dict, workdir: str) -> dict | None:
 
         # ------------------------------------------------------------ Evaluations
         better = operator.lt if config["best"].endswith(LOWER_IS_BETTER) else operator.gt
-        plateaus = task.terms.plateaus(config["batch_size"])
+        plateaus = task.plateaus(config["batch_size"])
         guard = CollapseGuard(plateaus) if plateaus else None
         log = Log(workdir, total_steps=config["steps"], first_step=start, every=config["log_every"],
                   active=jax.process_index() == 0)  # fmt: skip
@@ -186,7 +219,7 @@ def train(config: dict, workdir: str) -> dict | None:
             if before["steps"] != config["steps"] and config["optim"].get("schedule", {}).get("name") == "cosine":
                 log.message(f"the cosine schedule ended at step {before['steps']} before, now at {config['steps']}")
         else:
-            log.message(_summary(state.params, split, tokenizer))
+            log.message(_summary(state.params, split, tokenizer, row["text"][0][0]))
 
         def evaluate(step):
             """The due evaluations; keeps the parameters if they are the best so far."""
@@ -267,10 +300,10 @@ def finish(workdir, config, checkpoints, evaluators, abstract, places, state) ->
     return result
 
 
-def _summary(params, split, tokenizer) -> str:
+def _summary(params, split, tokenizer, length: int) -> str:
     count = sum(p.size for p in jax.tree.leaves(params))
     return (
         f"{count:,} parameters on {jax.device_count()} {jax.devices()[0].platform} device(s); {split.n_visuals:,} "
         f"visuals and {split.n_texts:,} texts to train on; vocabulary {tokenizer.size:,}; "
-        f"{split.truncated:,} texts cut at {split.tokens.shape[1]} tokens"
+        f"{split.truncated:,} texts cut at {length} tokens"
     )

@@ -98,6 +98,10 @@ class Task:
         encode = lambda variables, batch: self._apply(variables, batch, jax.random.key(0, impl="rbg"))[0]
         return jax.tree.map(zeros, jax.eval_shape(encode, variables, batch))
 
+    def plateaus(self, batch_size: int) -> dict[str, float]:
+        """Term → its value when training is trapped, see `terms.Terms.plateaus`."""
+        return self.terms.plateaus(batch_size)
+
     def predict(self) -> dict:
         """Pure, un-jitted functions `f(variables, …)` that evaluators and the index are made of."""
 
