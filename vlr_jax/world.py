@@ -6,7 +6,8 @@ hand to a model), `render` (pixels) and, in `grammar.py`, captions. Scene `index
 (seed, split, index) alone, never on how many scenes there are or how hard they are made.
 
 The kind `images` is a scene at rest, and all that is in this file. The kind `videos`, in `motion.py`, `film.py` and
-`narration.py`, is a world of its own that is made in the same way, with the same objects.
+`narration.py`, is a world of its own that is made in the same way, with the same objects; so is the kind `moments`, of
+long videos, in `stories.py` and `reel.py`.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-KINDS = ("images", "videos")
+KINDS = ("images", "videos", "moments")
 SPLITS = ("train", "val", "test")
 STREAMS = ("graph", "captions", "regions")  # independent random numbers, so that one option leaves the rest as it is
 
