@@ -131,8 +131,7 @@ def check(
             windows that are not [start, end, score], no query in common.
     """
     notes = _Notes(lenient)
-    files = predictions, ground_truth
-    files = (f if isinstance(f, File) else File(k, f, list(range(1, len(f) + 1))) for f, k in zip(files, KINDS))
+    files = _file(predictions, "predictions"), _file(ground_truth, "ground truth")
     predictions, ground_truth = _same_queries(*(_once(file, notes) for file in files), notes)
     truth, n_truth = _rows(ground_truth, TRUE_WINDOWS, 2)
     owners = np.repeat(np.arange(len(n_truth)), n_truth)
@@ -153,7 +152,8 @@ def check(
     return Checked(qids, windows, n_windows, truth, n_truth[kept], saliency, dict(notes))
 
 
-KINDS = ("predictions", "ground truth")
+def _file(source: File | list[dict], kind: str) -> File:
+    return source if isinstance(source, File) else File(kind, source, list(range(1, len(source) + 1)))
 
 
 def _once(file: File, notes: _Notes) -> File:
