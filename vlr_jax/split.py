@@ -133,8 +133,6 @@ class Split:
         """Row i of a view; `rng` makes the choices that are random in training."""
         if view == "visuals":
             return self.visual(i, rng=rng)
-        if view == "moments":
-            return timeline.row(self, i, self.timeline.bucket(int(self.text_visual[i])), rng)
         row = self.text(i)
         if view == "pairs":
             owner = int(self.text_visual[i])
@@ -247,24 +245,17 @@ class Split:
         """Every row of a view once, in order; the last batch is filled with row 0 of them marked `valid=False`.
 
         Args:
-            view: "visuals", "texts", "pairs" or "moments".
+            view: "visuals", "texts" or "pairs" (`localize.py` makes the batches that moments are found in).
             batch_size: rows of a batch.
             threads: that read.
-            only: int `[n]`, the rows wanted, numbers as in `ids`; None for all. Of moments also texts without windows.
+            only: int `[n]`, the rows wanted; None for all.
         """
-        ids = self.ids(view) if only is None else np.asarray(only)
-        groups = [ids]
-        if view == "moments":  # one padded length after the other
-            lengths = np.array([self.timeline.bucket(int(self.text_visual[t])) for t in ids])
-            groups = [ids[lengths == length] for length in np.unique(lengths)]
-        places = []
-        for group in groups:
-            filling = [(int(i), False) for i in group[:1]] * (-len(group) % batch_size)
-            places += [(int(i), True) for i in group] + filling
+        ids = np.arange(self.size(view)) if only is None else only
+        places = np.arange(-(-len(ids) // batch_size) * batch_size)
 
         def row(place):
-            i, valid = place
-            return self.row(view, i) | {"valid": np.bool_(valid)}
+            valid = place < len(ids)
+            return self.row(view, int(ids[place if valid else 0])) | {"valid": np.bool_(valid)}
 
         ds = grain.MapDataset.source(places).map(row).batch(batch_size, batch_fn=batching.stack)
         yield from ds.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))

@@ -11,6 +11,7 @@ from vlr_jax import reading
 
 MOST_WINDOWS = 5  # of a text in training; of more, so many are drawn at random
 PAIRS = 2  # of clips, whose saliency is compared
+ROUNDING = 1e-4  # clips: windows are stored as float32, and one that ends with a clip should do so
 
 
 class Timeline:
@@ -70,14 +71,6 @@ class Timeline:
         """Of a video, which seconds `[S, 2]` show what, by name; None where that is not known."""
         return None if self._shown is None else (self._shown[visual][0], self._shown[visual][1].tolist())
 
-    def where(self, t: int, length: int) -> dict[str, np.ndarray]:
-        """The keys of a row that are known without its labels."""
-        visual = self.owner[t]
-        return {
-            "source_id": self.sources[visual],
-            "duration": np.float32(min(self.clips[visual], length) * self.clip_lengths[visual]),
-        }
-
     def labels(self, t: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`spans`, `spans_mask`, `saliency` and `saliency_pairs` of text t, for a video padded to `length` clips.
 
@@ -107,15 +100,13 @@ class Timeline:
         return labels | {"saliency": saliency, "saliency_pairs": pairs}
 
 
-def row(split, t: int, length: int, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-    """Row t of the view `moments` of a `pipeline.Split`: text t with its video, and with `rng` its labels.
-
-    Of a video of more than `length` clips the first ones; only rows without labels may have one.
-    """
-    timeline, visual = split.timeline, int(split.text_visual[t])
+def row(split, t: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Row t of the view `moments` of a `split.Split`: text t, its video padded to `length` clips, and its labels."""
+    visual = int(split.text_visual[t])
     record = split.record(visual)
-    made = clips(split, visual, 0, length, record) | split.text(t, record) | timeline.where(t, length)
-    return made | ({} if rng is None else timeline.labels(t, length, rng))
+    return (
+        piece(split.timeline, record, visual, 0, length) | split.text(t, record) | split.timeline.labels(t, length, rng)
+    )
 
 
 def states(record: dict, place: int) -> np.ndarray:
@@ -123,11 +114,14 @@ def states(record: dict, place: int) -> np.ndarray:
     return _parts(record["text_features"], record["n_text_features"])[place]
 
 
-def clips(split, visual: int, start: int, length: int, record: dict | None = None) -> dict[str, np.ndarray]:
-    """`visual` `[length, D]` and `visual_mask` of a video's clips from `start` on."""
-    rows = (record or split.record(visual))["visual"]
-    features, mask = reading.pad(rows[start : start + length], length)
-    return {"visual": features, "visual_mask": mask}
+def piece(timeline: Timeline, record: dict, visual: int, start: int, length: int) -> dict[str, np.ndarray]:
+    """The keys of a row that say what is seen: at most `length` clips of a video from clip `start` on, padded to that.
+
+    `duration` are the seconds of these clips.
+    """
+    features, mask = reading.pad(record["visual"][start : start + length], length)
+    seconds = np.float32(mask.sum() * timeline.clip_lengths[visual])
+    return {"visual": features, "visual_mask": mask, "source_id": timeline.sources[visual], "duration": seconds}
 
 
 def _parts(rows: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
@@ -152,8 +146,9 @@ def _inside(windows: np.ndarray, n: int, clip: float) -> np.ndarray:
     """The clips of windows: from that of the start to the one before that of the end, at least one each."""
     found = []
     for start, end in windows:
-        last = max(0, min(int(end / clip), n) - 1)
-        found.append(np.arange(min(int(start / clip), last), last + 1))
+        first, behind = (int(second / clip + ROUNDING) for second in (start, end))
+        last = max(0, min(behind, n) - 1)
+        found.append(np.arange(min(first, last), last + 1))
     return np.unique(np.concatenate(found))
 
 
