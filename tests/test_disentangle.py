@@ -69,7 +69,7 @@ class TestOfficialNumbers:
 
     @pytest.mark.parametrize("case", [0, 2])
     def test_trdetr(self, golden, case):
-        """Of clips and the mean word, cross-entropy that counts padding as a cosine of 0; of video and text, InfoNCE."""
+        """Clips and mean word: cross-entropy, padding counted as a cosine of 0. Videos and texts: InfoNCE."""
         names = ("vid", "txt", "pos_mask", "vid_mask", "txt_mask", "ctc_mask", "vtc_mean")
         vid, txt, relevant, clips, words, ctc, vtc = (golden[f"align_losses_trdetr/{case}/{name}"] for name in names)
         text = (unit(txt) * words[..., None]).sum(1) / words.sum(1, keepdims=True)
