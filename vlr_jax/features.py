@@ -14,6 +14,9 @@ import numpy as np
 from vlr_jax import bigfile, raw
 
 SUFFIXES = (".npy", ".npz")  # of a visual's own file in a folder
+ARRAYS = ("feat", "features")  # what features are called in a file with several arrays
+TEXT_ARRAYS = (*ARRAYS, "last_hidden_state", "token")  # what token features of a text are called there
+GROUPED = (*ARRAYS, "c3d_features")  # what they are called in an h5 with a group a visual
 
 # What numpy raises on a file that is broken or holds pickled objects (never loaded: unpickling runs code).
 _BROKEN = (OSError, EOFError, KeyError, zipfile.BadZipFile)
@@ -90,7 +93,8 @@ class _Files:
     `dogs/1.jpg.npy` for `dogs/1.jpg`.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, arrays: tuple[str, ...]):
+        self._arrays = arrays
         files = sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES)
         self._path = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
         if len(self._path) != len(files):
@@ -112,16 +116,21 @@ class _Files:
         path = self._path[key]
         if path.suffix == ".npz":
             arrays = _load(path)
-            name = next(iter(arrays)) if len(arrays) == 1 else _pick(arrays, ("feat", "features"), path.name)
+            name = next(iter(arrays)) if len(arrays) == 1 else _pick(arrays, self._arrays, path.name)
             return arrays[name], arrays.get("mask")
         return _load(path), None
 
 
 class _H5:
-    """One dataset a visual in an h5 file; groups make keys with slashes. Rows are read when asked for."""
+    """One dataset a visual in an h5 file; groups make keys with slashes, unless all groups have one dataset, called by
+    one of `GROUPED`. Rows are read when asked for.
+    """
 
-    def __init__(self, file, keys: list[str]):
-        self._file, self._keys = file, dict.fromkeys(keys)
+    def __init__(self, file, paths: list[str]):
+        own = {path.rpartition("/")[2] for path in paths}
+        grouped = len(own) == 1 and own <= set(GROUPED) and all("/" in path for path in paths)
+        self._file = file
+        self._keys = {path.rpartition("/")[0] if grouped else path: path for path in paths}
 
     def keys(self):
         return self._keys.keys()
@@ -134,7 +143,7 @@ class _H5:
 
     def raw(self, key: str) -> tuple[np.ndarray, None]:
         """What stands there, of any shape, and the mask of its regions, which this form has not."""
-        return np.asarray(self._file[key]), None
+        return np.asarray(self._file[self._keys[key]]), None
 
 
 def _open_h5(path: pathlib.Path):
@@ -146,21 +155,22 @@ def _open_h5(path: pathlib.Path):
         file = h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{path} cannot be read as h5: {error}") from error
-    if {"names", "ids"} & set(file) and {"feat", "features"} & set(file):
+    if {"names", "ids"} & set(file) and set(ARRAYS) & set(file):
         names = file[_pick(file, ("names", "ids"), path.name)][()]
-        return _Table(names, file[_pick(file, ("feat", "features"), path.name)], path.name)
-    keys: list[str] = []
-    file.visititems(lambda key, item: keys.append(key) if isinstance(item, h5py.Dataset) else None)
-    return _H5(file, keys)
+        return _Table(names, file[_pick(file, ARRAYS, path.name)], path.name)
+    paths: list[str] = []
+    file.visititems(lambda key, item: paths.append(key) if isinstance(item, h5py.Dataset) else None)
+    return _H5(file, paths)
 
 
-def open_features(path):
+def open_features(path, arrays: tuple[str, ...] = ARRAYS):
     """Precomputed features by key: an object with `keys()`, `in` and `[key]` → floating `[R, D]`.
 
     Args:
         path: a folder with one `.npy` or `.npz` a key, or with the files of `bigfile`; one `.npz` with `names` | `ids`
             and `feat` | `features`; or one `.h5` / `.hdf5` with either of the two forms. Pickled (object) arrays are
             never loaded.
+        arrays: what the features are called in a `.npz` of a folder that has several arrays.
 
     Raises:
         ValueError: none of these, unequal numbers of names and features, names that stand twice; and by `[key]`: what
@@ -168,14 +178,14 @@ def open_features(path):
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        return bigfile.BigFile(path) if bigfile.is_one(path) else _Files(path)
+        return bigfile.BigFile(path) if bigfile.is_one(path) else _Files(path, arrays)
     if path.suffix in (".h5", ".hdf5"):
         return _open_h5(path)
     if path.suffix != ".npz" or not path.is_file():
         raise ValueError(f"{path}: features are a folder of .npy/.npz files, one .npz, or one .h5")
-    arrays = _load(path, only=("names", "ids", "feat", "features"))
-    names = arrays[_pick(arrays, ("names", "ids"), path.name)]
-    return _Table(names, arrays[_pick(arrays, ("feat", "features"), path.name)], path.name)
+    loaded = _load(path, only=("names", "ids", *ARRAYS))
+    names = loaded[_pick(loaded, ("names", "ids"), path.name)]
+    return _Table(names, loaded[_pick(loaded, ARRAYS, path.name)], path.name)
 
 
 def files(place: pathlib.Path) -> list[pathlib.Path]:
