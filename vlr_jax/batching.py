@@ -10,12 +10,15 @@ VIEWS = {  # keys of a batch: required, optional (types.py says what they mean)
               {"boxes"} | FACTS | VECTORS),
     "visuals": ({"visual", "visual_mask", "visual_id", "valid"}, {"boxes", "visual_facts", "visual_caption_vecs"}),
     "texts": ({"text", "text_mask", "text_id", "visual_id", "valid"}, {"text_facts", "caption_vec"}),
+    "moments": ({"visual", "visual_mask", "text", "text_mask", "visual_id", "text_id", "source_id", "duration", "spans",
+                 "spans_mask", "saliency", "saliency_pairs", "valid"}, set()),
 }  # fmt: skip
 DTYPES = {
-    "visual": ("float16", "float32", "uint8"), "visual_mask": ("bool",), "boxes": ("float32",), "text": ("int32",),
+    "visual": ("float16", "float32", "uint8"), "visual_mask": ("bool",), "boxes": ("float32",), "text": ("int32", "float16"),
     "text_mask": ("bool",), "visual_id": ("int32",), "text_id": ("int32",), "visual_facts": ("bool",),
     "text_facts": ("bool",), "visual_caption_vecs": ("float16", "float32"), "caption_vec": ("float16", "float32"),
-    "valid": ("bool",),
+    "valid": ("bool",), "source_id": ("int32",), "duration": ("float32",), "spans": ("float32",),
+    "spans_mask": ("bool",), "saliency": ("float32",), "saliency_pairs": ("int32",),
 }  # fmt: skip
 
 

@@ -71,6 +71,21 @@ class Timeline:
         """Of a video, which seconds `[S, 2]` show what, by name; None where that is not known."""
         return None if self._shown is None else (self._shown[visual][0], self._shown[visual][1].tolist())
 
+    def relevant(self, t: int) -> np.ndarray:
+        """Which clips of its video show what text t says, bool `[F]`: those that people graded, or those in windows."""
+        n, found = int(self.clips[self.owner[t]]), self.graded(t)
+        clips = _inside(self.windows[t], n, self.clip_lengths[self.owner[t]]) if found is None else found[0]
+        return np.isin(np.arange(n), clips)
+
+    def truth(self, t: int) -> dict:
+        """What is known of text t, as a line of a ground-truth file of QVHighlights (without its words)."""
+        visual, graded = int(self.owner[t]), self.graded(t)
+        known = {"qid": self.text_names[t], "duration": float(self.durations[visual])}
+        known |= {"relevant_windows": self.windows[t].tolist()}
+        if graded is not None:
+            known |= {"relevant_clip_ids": graded[0].tolist(), "saliency_scores": graded[1].astype(float).tolist()}
+        return known
+
     def labels(self, t: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`spans`, `spans_mask`, `saliency` and `saliency_pairs` of text t, for a video padded to `length` clips.
 
