@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import test_extended
 import test_judgments
+import test_moment_metrics
 
 from vlr_jax import extended, judgments, protocols, score
 
@@ -283,3 +284,37 @@ def test_similarities_of_cxc(tmp_path, capsys, monkeypatch):
     assert one == 0 and "sits_spearman" in capsys.readouterr().out
     assert judge("--scores", tmp_path / "sims.npy", *ids, "--cxc", tmp_path / "sts.csv") == 2
     assert "within one modality" in capsys.readouterr().err
+
+
+def test_moments(tmp_path, capsys):
+    """The official numbers of files with saliency and without, in the official form; a table; what was counted."""
+    with np.load(test_moment_metrics.GOLDEN / "moment_predictions.npz", allow_pickle=False) as archive:
+        archive = dict(archive)
+
+    def run(case, truth, *options):
+        for name, key in (("p.jsonl", case), ("g.jsonl", truth)):
+            lines = map(json.dumps, test_moment_metrics.entries(archive, key))
+            (tmp_path / name).write_text("\n".join(lines))
+        files = "--predictions", str(tmp_path / "p.jsonl"), "--ground_truth", str(tmp_path / "g.jsonl")
+        code = score.main(["moments", *files, "--output", str(tmp_path / "out.json"), *options])
+        return code, *capsys.readouterr()
+
+    code, out, err = run("short_sal", "qvh_gt")
+    golden = test_moment_metrics.METRICS["qvh_case_short_sal_metrics"]
+    assert code == 0 and json.loads((tmp_path / "out.json").read_text()) == golden
+    assert f"{golden['brief']['MR-full-mAP']:.2f}" in out and f"{golden['brief']['HL-min-Good-Hit1']:.2f}" in out
+    assert "padded with 0 (160)" in err and "protocol qvhighlights: standalone_eval" in out
+    code, out, err = run("tacos", "tacos_gt", "--protocol", "univtg")
+    assert code == 0 and not err and "HIT@1" not in out
+    test_moment_metrics.same(
+        json.loads((tmp_path / "out.json").read_text()), test_moment_metrics.METRICS["mr_tacos_metrics_univtg_eval"]
+    )
+    code, out, err = run("charades", "charades_gt", "--protocol", "charades_sta")
+    assert code == 0 and out.splitlines()[2].split()[1] == "–"  # no window is longer than 30 s
+    assert json.loads((tmp_path / "out.json").read_text())["brief"]["MR-long-mAP"] is None
+
+    code, out, err = run("partial", "qvh_gt")
+    assert code == 2 and not out and "ground truth line 101 (qid " in err and "60 of these" in err
+    code, out, err = run("partial", "qvh_gt", "--lenient")
+    assert code == 0 and "(60)" in err
+    assert run("charades", "charades_gt", "--protocol", "charades")[2].startswith("score: no protocol 'charades'")

@@ -50,6 +50,13 @@ def evaluate(
     return measure(checked, protocol)
 
 
+def evaluate_files(predicted: str, ground_truth: str, protocol: str | Protocol = "qvhighlights", **options) -> dict:
+    """`evaluate` of the files at two paths, with its options."""
+    protocol = moment_protocols.protocol(protocol)  # an unknown name is refused before anything is read
+    files = (predictions.read(predicted, "predictions"), predictions.read(ground_truth, "ground truth"))
+    return evaluate(*files, protocol, **options)
+
+
 def measure(checked: predictions.Checked, protocol: Protocol) -> dict:
     """`evaluate` of what is checked already."""
     found = {name: _range(*part) for name, part in _ranges(checked, protocol).items()}
@@ -94,6 +101,24 @@ def names(protocol: str | Protocol, saliency: bool) -> tuple[str, ...]:
         parts = {f"HL-min-{name}": {"HL-mAP": 0.0, "HL-Hit1": 0.0} for name in highlights.LEVELS}
     parts |= {name: _nothing(protocol) for name, *_ in protocol.ranges}
     return tuple(_flat({name: parts[name] for name in sorted(parts)}))
+
+
+def table(result: dict) -> str:
+    """The result for people: a line a length range, then the highlights. `–` where a range has no true window."""
+    flat, rows = _flat(result), []
+    parts = [name for name in result if name != "brief" and not name.startswith("HL-")]
+    wanted = [f"R{k}@{t}" for k in (1, 5) for t in moment_protocols.THIRDS]
+    wanted = [name for name in (*wanted, "mAP", "mAP@0.5", "mAP@0.75", "mIoU") if f"MR-full-{name}" in flat]
+    rows.append(" " * 8 + "".join(f"{name:>9}" for name in wanted))
+    for part in parts:
+        values = [flat.get(f"MR-{part}-{name}") for name in wanted]
+        rows.append(f"{part:8}" + "".join(f"{'–' if v is None else f'{v:.2f}':>9}" for v in values))
+    levels = [name for name in result if name.startswith("HL-")]
+    if levels:
+        rows.append(" " * 16 + "".join(f"{name.removeprefix('HL-min-'):>9}" for name in levels))
+        for key, about in (("HL-mAP", "highlight mAP"), ("HL-Hit1", "HIT@1")):
+            rows.append(f"{about:16}" + "".join(f"{result[name][key]:>9.2f}" for name in levels))
+    return "\n".join(rows)
 
 
 def best_iou(

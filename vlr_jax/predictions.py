@@ -101,18 +101,18 @@ def read(path: str | os.PathLike, kind: str) -> File:
     """A file of JSON lines; blank ones are skipped.
 
     Raises:
-        ValueError: an unreadable line, or none.
+        ValueError: an unreadable line.
         OSError: no such file.
     """
     entries, lines = [], []
     with open(path, "rb") as file:
         for line, raw in enumerate(file, start=1):
-            if raw.strip():
-                try:
-                    entries.append(json.loads(raw.decode("utf-8-sig")))
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{kind} line {line} of {path} is no JSON: {error}") from error
-                lines.append(line)
+            try:
+                if text := raw.decode("utf-8-sig").strip():
+                    entries.append(json.loads(text))
+                    lines.append(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{kind} line {line} of {path} is no JSON: {error}") from error
     return File(kind, entries, lines)
 
 

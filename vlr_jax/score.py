@@ -1,17 +1,29 @@
 """Metrics of scores made elsewhere, without any model: `python -m vlr_jax.score ranking --scores sims.npy …`.
 
 `ranking` and `judgments` take a matrix of similarities or two files of embeddings, `ranking` also rankings. The same
-tiles and the same counting as in training, on blocks of a memory-mapped file.
+tiles and the same counting as in training, on blocks of a memory-mapped file. `moments` takes predicted windows.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
 
 import numpy as np
 
-from vlr_jax import extended, files, given, judgments, metrics, protocols, retrieved, search
+from vlr_jax import (
+    extended,
+    files,
+    given,
+    judgments,
+    metrics,
+    moment_metrics,
+    moment_protocols,
+    protocols,
+    retrieved,
+    search,
+)
 
 DIRECTIONS = ("v2t", "t2v")
 
@@ -20,14 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs the subcommand; 0, or 2 with one line on stderr where the input is wrong."""
     options = vars(_parser().parse_args(arguments))
     command, output = options.pop("command"), options.pop("output")
+    moments = functools.partial(moment_metrics.evaluate_files, warn=lambda line: print(line, file=sys.stderr))
     try:
-        result = {"ranking": rank_file, "judgments": judge_file}[command](**options)
+        result = {"ranking": rank_file, "judgments": judge_file, "moments": moments}[command](**options)
         if output:
             files.write(output, json.dumps(result, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"score: {error}", file=sys.stderr)
         return 2
-    if command == "ranking":
+    if command == "moments":
+        name = options["protocol"]
+        print(f"{moment_metrics.table(result)}\nprotocol {name}: {moment_protocols.PROTOCOLS[name].about}")
+    elif command == "ranking":
         print("\n\n".join(map(table, [result] if "metrics" in result else result.values())))
     else:
         print(table(result))
@@ -39,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     ranking = commands.add_parser("ranking", help="R@K, ranks, rsum, mAP@R, R-Precision; ECCV Caption and CxC of COCO")
     human = commands.add_parser("judgments", help="agreement with people: Flickr8k's grades, CxC's similarities")
+    moments = commands.add_parser("moments", help="R@k at IoU, mIoU, mAP and highlights of predicted windows")
+    moments.add_argument(
+        "--predictions", dest="predicted", required=True, help="JSON lines as submitted to QVHighlights"
+    )
+    moments.add_argument("--ground_truth", required=True, help="the annotations, JSON lines of the same qid")
+    moments.add_argument("--protocol", default="qvhighlights", help=", ".join(moment_protocols.PROTOCOLS))
+    moments.add_argument("--clip_length", type=float, default=2.0, help="seconds of a clip of saliency")
+    moments.add_argument("--lenient", action="store_true", help="count defects instead of refusing them")
+    moments.add_argument("--output", help="the result as JSON, in the official form")
     known = ", ".join([*protocols.PROTOCOLS, *protocols.GROUPS, protocols.NONE])
     for command in (ranking, human):
         command.add_argument("--scores", help=".npy (memory-mapped) or .npz with one array: [V, T] floats")
