@@ -1,9 +1,9 @@
 """Moments of texts in videos of any length.
 
 A model looks at no more clips at once than the largest of `config.data.buckets`. A longer video is gone through in
-pieces of that length, each half a piece after the one before; what is found in them is put together: windows that two
-pieces found are suppressed, the saliency of a clip is the mean of its pieces'. A video that fits is one piece, and
-nothing of that happens to it. In memory are a few batches and records, however long a video is.
+pieces of that length, each half a piece after the one before; what is found in them is put together (`pieces.py`), the
+saliency of a clip is the mean of its pieces'. A video that fits is one piece, and nothing of that happens to it. In
+memory are a few batches and records, however long a video is.
 """
 
 import functools
@@ -17,10 +17,7 @@ import tqdm
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vlr_jax import batching, sharding, suppression, timeline
-
-SAME = 0.5  # IoU above which windows of two pieces are the same moment
-KEPT = 10  # windows of a video in pieces
+from vlr_jax import batching, pieces, sharding, timeline
 
 
 class Found(NamedTuple):
@@ -67,8 +64,8 @@ def locate(
     """
     text, rows = text or split.text, sharding.rows(batch_size, mesh)
     run = _compiled(moments, mesh)
-    pieces = _pieces(split.timeline, pairs)
-    planned = [group[i : i + rows] for group in pieces for i in range(0, len(group), rows)]
+    groups = _pieces(split.timeline, pairs)
+    planned = [group[i : i + rows] for group in groups for i in range(0, len(group), rows)]
     record = functools.lru_cache(maxsize=4 * threads)(split.record)
 
     def build(i: int) -> dict[str, np.ndarray]:
@@ -84,19 +81,18 @@ def locate(
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     batches = grain.MapDataset.range(len(planned)).map(build).to_iter_dataset(options)
-    waiting: list[tuple[int, dict]] = []  # pieces of the video that is being gone through
+    at, waiting = None, []  # place in `pairs`, and the answers so far, of what is being gone through
     with tqdm.tqdm(None, "localizing", len(pairs), unit="text", disable=not progress, leave=False) as bar:
         for group, batch in zip(planned, batches, strict=True):
             found = jax.device_get(run(variables, sharding.put(batch, mesh)))
             for i, (place, start, _) in enumerate(group):
-                if waiting and waiting[0][0] != place:
-                    yield _whole(split.timeline, pairs[waiting[0][0]], waiting)
+                if waiting and at != place:
+                    yield _whole(split.timeline, pairs[at], waiting)
                     waiting, _ = [], bar.update()
-                waiting.append(
-                    (place, start, {key: jax.tree.map(lambda a, i=i: a[i], of) for key, of in found.items()})
-                )
+                at = place
+                waiting.append((start, jax.tree.map(lambda array, i=i: np.array(array[i]), found)))
         if waiting:
-            yield _whole(split.timeline, pairs[waiting[0][0]], waiting)
+            yield _whole(split.timeline, pairs[at], waiting)
             bar.update()
 
 
@@ -111,30 +107,22 @@ def _pieces(at: timeline.Timeline, pairs: list[tuple[int, int]]) -> list[list[tu
     groups: dict[int, list] = {}
     for place, (visual, _) in enumerate(pairs):
         length, n = at.bucket(visual), int(at.clips[visual])
-        groups.setdefault(length, []).extend((place, start, length) for start in starts(n, length))
+        groups.setdefault(length, []).extend((place, start, length) for start in pieces.starts(n, length))
     return [groups[length] for length in sorted(groups)]
 
 
-def starts(n: int, length: int) -> list[int]:
-    """Where the pieces of n clips begin: every half a length, the last one ending with the video."""
-    if n <= length:
-        return [0]
-    return [*range(0, n - length, max(1, length // 2)), n - length]
-
-
-def _whole(at: timeline.Timeline, pair: tuple[int, int], pieces: list[tuple[int, int, dict]]) -> Found:
-    """What the pieces of a video found, together."""
+def _whole(at: timeline.Timeline, pair: tuple[int, int], answers: list[tuple[int, dict]]) -> Found:
+    """What the pieces of a video found, together; of each its first clip and its answer."""
     visual, text = pair
     n, clip = int(at.clips[visual]), float(at.clip_lengths[visual])
-    windows, total, times = [], np.zeros(n), np.zeros(n)
-    for _, start, found in pieces:
-        own = min(n - start, len(found["saliency"]))
-        seconds = found["windows"].astype(np.float64) * (own * clip) + start * clip
-        windows.append(np.concatenate([seconds, found["scores"][:, None]], axis=1))
-        total[start : start + own] += found["saliency"][:own]
+    found, total, times = [], np.zeros(n), np.zeros(n)
+    for start, answer in answers:
+        own = min(n - start, len(answer["saliency"]))
+        seconds = answer["windows"].astype(np.float64) * (own * clip) + start * clip
+        windows = np.concatenate([seconds, answer["scores"][:, None]], axis=1)
+        found.append(pieces.Piece(start * clip, (start + own) * clip, windows))
+        total[start : start + own] += answer["saliency"][:own]
         times[start : start + own] += 1
-    windows = np.concatenate(windows)
-    if len(pieces) > 1:
-        windows = suppression.temporal_nms(windows, SAME, KEPT)
-    extra = pieces[0][2]["extra"] if len(pieces) == 1 else {}
+    one = len(answers) == 1
+    windows, extra = (found[0].windows, answers[0][1]["extra"]) if one else (pieces.join(found, clip), {})
     return Found(visual, text, windows, (total / times).astype(np.float32), extra)
