@@ -282,7 +282,12 @@ def test_moments_are_kept_and_the_rest_is_told(tmp_path):
     np.testing.assert_array_equal(first["windows"], [[0, 2], [3, 4.5]])
     np.testing.assert_array_equal(first["n_windows"], [2, 0])
     assert first["duration"] == 9 and np.isnan(second["duration"]) and second["windows"].shape == (0, 2)
-    assert builder.notes == ["1 × saliency: left out of the records", "1 × unknown key 'vid': left out of the records"]
+    assert builder.notes == [
+        "1 × saliency: left out of the records",
+        "1 × unknown key 'vid': left out of the records",
+        "windows are kept, but these are no data for moment retrieval: 5 lines have no duration and no clip_length is "
+        "given",
+    ]
 
 
 def test_bom_blank_lines_and_default_split(tmp_path):

@@ -351,7 +351,7 @@ def test_single_videos_that_do_not_fit_are_quarantined(highlights):
             "train: backbones have different numbers of rows: clip 4, slow 10; at most 2 may be cut off",
             "train: 7 rows of clip_length 2 s make 14 s, the video is annotated with 20 s",
             "train: clip: 40 of 40 features are NaN or infinite",
-            "train: clip: features have 5 numbers a row, the first ones 4",
+            "train: clip: features have 5 numbers a row, most have 4",
             "train: no text features of query 4: neither qid4 nor 4",
         ],
         strict=True,
@@ -514,7 +514,7 @@ def test_sets_are_whole_and_apart(highlights):
     lines(
         highlights / "highlight_val_release.jsonl", line(7, "w_0.0_20.0", relevant_clip_ids=[1], saliency_scores=[[1]])
     )
-    with pytest.raises(ValueError, match="saliency has 1 and 3 annotators"):
+    with pytest.raises(ValueError, match=r"saliency has 1 \(query 7\) and 3 \(query 9\) annotators"):
         run(highlights)
 
 
@@ -546,3 +546,148 @@ def test_charades_from_its_text_files(tmp_path):
     (tmp_path / "charades_sta_train.txt").write_text("C 0.0 4##one.\n")
     with pytest.raises(ValueError, match="no length of C"):
         charades_sta.read(tmp_path, defects, subset=True)
+
+
+def own_line(name, split="train", duration=20, **more):
+    texts = [
+        {"text": f"a dog in {name}", "windows": [[2, 6], [9.5, 12]], "saliency": [0, 2, 0, 1, 0, 0, 0, 0, 0, 3]},
+        {"text": "a cat", "id": f"cat-{name}", "windows": [[0, 4.5]]},
+        "birds",
+    ]
+    return {"media": name, "split": split, "texts": texts, "duration": duration} | more
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """Four videos of 10 rows with two backbones and token features."""
+    names = ["a.mp4", "deep/b", "c", "d"]
+    rows = [own_line(name, "val" if name == "d" else "train") for name in names]
+    rows[1] |= {"source": "film", "shown": [[0, 9.5, "x.jpg"], [9.5, 20, "y.jpg"]]}
+    lines(tmp_path / "captions.jsonl", *rows)
+    np.savez(tmp_path / "clip.npz", names=np.array(names), feat=np.ones((4, 10, 3), np.float32))
+    with h5py.File(tmp_path / "slow.h5", "w") as file:
+        for i, name in enumerate(["a", "deep/b", "c", "d"]):
+            file[name] = np.full((10 - i % 2, 2), i + 1, np.float32)
+    (tmp_path / "words").mkdir()
+    for qid in [f"{row}_{k}" for row in (1, 2, 3, 4) for k in (1, 3)] + [f"cat-{name}" for name in names]:
+        path = tmp_path / "words" / f"{qid}.npy"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        np.save(path, np.ones((3, 6), np.float32))
+    return tmp_path
+
+
+def run_own(folder, root="root", **options):
+    asked = {"features": "clip=clip.npz,slow=slow.h5"} | options
+    return prepare.prepare("folder", folder / root, source=folder, options=asked, progress=False)
+
+
+def test_own_moments(own_data):
+    content = run_own(own_data, clip_length=2.0, text_features="words")
+    assert content["moments"] == {
+        "annotators": 1,
+        "clip_length": 2.0,
+        "backbones": [
+            {"name": "clip", "dim": 3, "normalise": "l2"},
+            {"name": "slow", "dim": 2, "normalise": "l2"},
+        ],
+        "text_features": {"dim": 6, "normalise": "l2"},
+        "defects": {
+            "train: queries without a window, kept as such": 3,
+            "val: queries without a window, kept as such": 1,
+        },
+    }
+    assert content["visual"]["shape"] == [None, 5] and content["notes"] == [] and content["quarantined"] == 0
+    with np.load(own_data / "root" / "train.index.npz") as index:
+        assert index["text_names"].tolist() == [
+            "1_1", "cat-a.mp4", "1_3", "2_1", "cat-deep/b", "2_3", "3_1", "cat-c", "3_3"
+        ]  # fmt: skip
+        assert index["sources"].tolist() == ["a.mp4", "film", "c"] and index["lengths"].tolist() == [10, 9, 10]
+        assert index["n_windows"].tolist() == [2, 1, 0] * 3 and index["n_saliency"].tolist() == [3, 0, 0] * 3
+        assert index["saliency_clips"].tolist() == [1, 3, 9] * 3
+        assert index["saliency_scores"].tolist() == [[2], [1], [3]] * 3
+        assert index["n_shown"].tolist() == [0, 2, 0] and index["shown_keys"].tolist() == ["x.jpg", "y.jpg"]
+        assert index["shown"].tolist() == [[0, 9.5], [9.5, 20]] and index["durations"].tolist() == [20, 20, 20]
+    record = tfds.builder_from_directory(own_data / "root/folder/1.0.0").as_data_source(split="train")[1]
+    np.testing.assert_allclose(np.linalg.norm(record["visual"][:, :3].astype(float), axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(record["visual"][:, 3:], np.sqrt(0.5), atol=1e-3)
+    assert record["n_text_features"].tolist() == [3, 3, 3] and record["shown_key"] == [b"x.jpg", b"y.jpg"]
+    assert run_own(own_data, clip_length=2.0, text_features="words") == content  # made already
+    with pytest.raises(ValueError, match="option clip_length"):
+        run_own(own_data)
+
+
+def test_own_clip_length(own_data):
+    with pytest.raises(ValueError, match="clip_length=1 is wrong for 4 of 4 .*--option clip_length=2 "):
+        run_own(own_data, clip_length=1.0)
+    content = run_own(own_data)  # duration / rows
+    assert content["moments"]["clip_length"] is None
+    with np.load(own_data / "root" / "train.index.npz") as index:
+        np.testing.assert_allclose(index["clip_lengths"], [2, 20 / 9, 2], rtol=1e-6)
+    rows = [own_line(name) for name in ("a.mp4", "c", "d")]
+    del rows[1]["duration"]
+    lines(own_data / "captions.jsonl", *rows)
+    content = run_own(own_data, "b", clip_length=2)
+    with np.load(own_data / "b" / "train.index.npz") as index:
+        assert index["durations"].tolist() == [20, 20, 20]
+    content = run_own(own_data, "c")
+    problem = json.loads((own_data / "c" / "quarantine.jsonl").read_text())
+    assert problem["line"] == 2 and problem["reason"].startswith("has no duration: give one, or the clip length")
+
+
+def test_own_features_without_a_name_are_called_by_their_file(own_data):
+    content = run_own(own_data, features="clip.npz")
+    assert content["moments"]["backbones"] == [{"name": "clip", "dim": 3, "normalise": "l2"}]
+    plain = [own_line("c") | {"texts": ["a", "b"]}]
+    lines(own_data / "captions.jsonl", *plain)
+    content = run_own(own_data, "plain", features="clip.npz,slow.h5")  # nothing of moments: as ever
+    assert content["moments"] is None and content["notes"] == ["features joined: clip.npz (3) + slow.h5 (2)"]
+    record = tfds.builder_from_directory(own_data / "plain/folder/1.0.0").as_data_source(split="train")[0]
+    np.testing.assert_array_equal(record["visual"], np.tile([1, 1, 1, 3, 3], (10, 1)))
+    assert "clip_length" not in content["options"] and "n_windows" in record
+    lines(own_data / "captions.jsonl", own_line("c") | {"source": "film", "texts": [{"text": "a", "id": 3}]})
+    assert run_own(own_data, "told", features="clip.npz")["notes"] == [
+        "1 × id of a text: left out of the records",
+        "1 × source: left out of the records",
+    ]
+
+
+OWN_BROKEN = {
+    "rows": (
+        own_line("c") | {"duration": 60},
+        "10 rows of clip_length 2 s make 20 s, the video is annotated with 60 s",
+    ),
+    "late": (own_line("c", texts=[{"text": "a", "windows": [[30, 31]]}]) | {"duration": 20}, "ends after the duration"),
+    "saliency": (
+        own_line("c", texts=[{"text": "a", "saliency": [1] * 5}]),
+        "text 1: saliency of 5 clips, the features",
+    ),
+    "empty saliency": (own_line("c", texts=[{"text": "a", "saliency": [[]]}]), "saliency must be a list of numbers"),
+    "features": (own_line("gone"), "no features of clip and slow"),
+    "id": (own_line("c", texts=[{"text": "a", "id": 1.5}]), "text 1 of 1: id must be a text, found 1.5"),
+    "source": (own_line("c", source=3), "source must be a text"),
+    "shown": (own_line("c", shown=[[0, 3]]), 'shown must be [[start, end, "picture"], …]'),
+    "shown times": (own_line("c", shown=[[3, 1, "x"]]), "shown: window [3, 1] must have 0 ≤ start < end"),
+}
+
+
+@pytest.mark.parametrize("row, reason", OWN_BROKEN.values(), ids=OWN_BROKEN)
+def test_broken_own_moments_are_quarantined(row, reason, own_data):
+    lines(own_data / "captions.jsonl", own_line("a.mp4"), own_line("d"), row)
+    run_own(own_data, clip_length=2.0)
+    problem = json.loads((own_data / "root" / "quarantine.jsonl").read_text())
+    assert problem["line"] == 3 and reason in problem["reason"]
+
+
+def test_own_moments_that_are_errors(own_data):
+    with pytest.raises(ValueError, match="clip_length belong to features of clips"):
+        prepare.prepare("folder", own_data / "x", source=own_data, options={"clip_length": 2.0}, progress=False)
+    twice = own_line("c", texts=[{"text": "a", "id": "cat-d"}])
+    lines(own_data / "captions.jsonl", own_line("d"), twice)
+    with pytest.raises(ValueError, match="line 2: the id 'cat-d' of a text is there already, in line 1"):
+        run_own(own_data)
+    lines(own_data / "captions.jsonl", own_line("d", texts=[{"text": "a", "saliency": [[1, 2]] * 10}]), own_line("c"))
+    with pytest.raises(ValueError, match=r"1 \(query 2_1\) and 2 \(query 1_1\) annotators"):
+        run_own(own_data)
+    lines(own_data / "captions.jsonl", own_line("x"), own_line("y"))
+    with pytest.raises(ValueError, match="no line is usable\n.*line 1: x: no features of clip and slow"):
+        run_own(own_data)

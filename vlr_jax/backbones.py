@@ -6,6 +6,7 @@ What a model was trained on is this list of names, widths and recipes (`about`, 
 another one, so that backbones are never swapped or left as they are where they were normalised.
 """
 
+import collections
 import pathlib
 from collections.abc import Iterable
 
@@ -17,6 +18,7 @@ from vlr_jax import media, raw
 ROWS = 2  # by so many rows backbones of a video may differ in length: each counts the last clip in its own way
 SHARE = 0.05  # of the duration, by which rows × clip length may miss it; or by two clips, if that is more
 EPSILON = 1e-5
+USUAL = (1 / 6, 0.25, 1 / 3, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 8, 10)  # seconds of a clip
 
 
 def l2(rows: np.ndarray) -> np.ndarray:
@@ -92,7 +94,7 @@ class Backbone:
         arrays: as in `features.open_features`.
 
     Attributes:
-        dim: the width, once one was read.
+        dim: the width: that of most that were read before `settle`; None until something was.
 
     Raises:
         ValueError: nothing there, of no known form, or a key in two places.
@@ -100,6 +102,7 @@ class Backbone:
 
     def __init__(self, name: str, pattern, folder: pathlib.Path, recipe: str, arrays=feature_files.ARRAYS):
         self.name, self.recipe, self.dim = name, recipe, None
+        self._widths: collections.Counter | None = collections.Counter()
         self.places = raw.find(pattern, folder, f"features {name}:")
         self._at: dict[str, object] = {}
         for opened in (feature_files.open_features(place, arrays) for place in self.places):
@@ -121,7 +124,7 @@ class Backbone:
         return next((key for key in tried if key in self._at), None)
 
     def read(self, key: str) -> np.ndarray:
-        """Features by their recipe, float16 `[R, D]`; the first ones that are read fix the width of all.
+        """Features by their recipe, float16 `[R, D]`.
 
         Raises:
             ValueError: not finite numbers `(R, D)`, of another width, or beyond float16.
@@ -131,10 +134,19 @@ class Backbone:
             stored = feature_files.half(normalise(rows, self.recipe))
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
+        if self._widths is not None:
+            self._widths[rows.shape[1]] += 1
+            return stored
         self.dim = self.dim or rows.shape[1]
         if rows.shape[1] != self.dim:
-            raise ValueError(f"{self.name}: features have {rows.shape[1]} numbers a row, the first ones {self.dim}")
+            raise ValueError(f"{self.name}: features have {rows.shape[1]} numbers a row, most have {self.dim}")
         return stored
+
+    def settle(self) -> None:
+        """From now on all that is read must have the width that most had so far."""
+        if self._widths:
+            self.dim = self._widths.most_common(1)[0][0]
+        self._widths = None
 
 
 class Backbones:
@@ -222,12 +234,16 @@ def check_clip_length(rows: list[int], durations: list[float], clip_length: floa
     Raises:
         ValueError: fewer than half of the videos are covered; names the clip length that is likely right.
     """
-    wrong = [pair for pair in zip(rows, durations, strict=True) if not covers(pair[0], clip_length, pair[1])]
+
+    def uncovering(length):
+        return [pair for pair in zip(rows, durations, strict=True) if not covers(pair[0], length, pair[1])]
+
+    wrong = uncovering(clip_length)
     if 2 * len(wrong) <= len(rows):
         return
     median = float(np.median(np.asarray(durations) / np.asarray(rows)))
-    likely = min((1 / 6, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 8, 10), key=lambda length: abs(length / median - 1))
-    likely = likely if abs(likely / median - 1) <= SHARE else median
+    likely = min(USUAL, key=lambda length: abs(length / median - 1))
+    likely = median if 2 * len(uncovering(likely)) > len(rows) else likely
     raise ValueError(
         f"{where}: clip_length={clip_length:g} is wrong for {len(wrong)} of {len(rows)} videos: "
         f"{uncovered(wrong[0][0], clip_length, wrong[0][1])}. Likely right: --option clip_length={likely:.6g} (the "

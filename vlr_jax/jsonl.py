@@ -1,7 +1,8 @@
 """The own-data form: one JSON object a line, one line a visual with its texts. Read, and checked line by line.
 
-`{"media": "a.jpg", "split": "train", "texts": ["a caption", {"text": "a query", "windows": [[104, 132]]}],
-"duration": 150.0, "attributes": {"colour": ["red", "white"]}}`; docs/datasets.md tells what each key means.
+`{"media": "a.jpg", "split": "train", "texts": ["a caption", {"text": "a query", "id": "q7", "windows": [[104, 132]],
+"saliency": [0, 2, …]}], "duration": 150.0, "source": "a", "shown": [[0, 9.5, "b.jpg"]], "attributes": {"colour":
+["red", "white"]}}`; docs/datasets.md tells what each key means.
 The private functions check one part each and raise ValueError with the reason.
 """
 
@@ -12,8 +13,9 @@ import math
 import pathlib
 import re
 
-KEYS = frozenset({"media", "split", "texts", "duration", "attributes"})
-TEXT_KEYS = frozenset({"text", "windows", "saliency"})
+KEYS = frozenset({"media", "split", "texts", "duration", "attributes", "source", "shown"})
+TEXT_KEYS = frozenset({"text", "windows", "saliency", "id"})
+OF_MOMENTS = ("saliency", "source", "shown", "id of a text")  # what only records of moments keep
 MOST_FACTS = 4096
 
 
@@ -28,6 +30,10 @@ class Item:
     windows: list[list[list[float]]]  # of each text: [start, end] in seconds
     duration: float  # seconds; NaN if not given
     facts: set[str]  # "key=value" of the attributes
+    ids: list[str] = dataclasses.field(default_factory=list)  # of each text: given, or LINE_PLACE, both from 1
+    saliency: list[list[list[float]]] = dataclasses.field(default_factory=list)  # of each text: [clips, annotators]
+    source: str | None = None  # the uncut video
+    shown: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)  # start, end, picture
 
 
 def _number(value) -> bool:
@@ -54,19 +60,42 @@ def _windows(value, duration: float, what: str) -> list[list[float]]:
     return value
 
 
-def _text(value, duration: float, what: str, found: collections.Counter) -> tuple[str, list[list[float]]]:
-    """A caption and its windows."""
+def _saliency(value, what: str) -> list[list[float]]:
+    """Of each clip what every annotator gave; a single number is that of one annotator."""
+    rows = [row if isinstance(row, list) else [row] for row in value] if isinstance(value, list) else [[None]]
+    if not all(row and all(map(_number, row)) for row in rows):
+        raise ValueError(f"{what}: saliency must be a list of numbers, or of lists of numbers")
+    return rows
+
+
+def _id(value: dict, default: str, what: str) -> str:
+    """The id of a text: a text, or a whole number as text."""
+    given = value.get("id", default)
+    given = str(given) if isinstance(given, int) and not isinstance(given, bool) else _plain(given, f"{what}: id")
+    if not given:
+        raise ValueError(f"{what}: id is empty")
+    return given
+
+
+def _text(value, duration: float, default: str, what: str, found: collections.Counter) -> tuple:
+    """(a caption, its windows, its id, its saliency)."""
     value = value if isinstance(value, dict) else {"text": value}
     text = _plain(value.get("text"), what)
     if not any(map(str.isalnum, text)):
         raise ValueError(f"{what} is empty: it has neither a letter nor a digit")
-    saliency = value.get("saliency", [])
-    rows = [row if isinstance(row, list) else [row] for row in saliency] if isinstance(saliency, list) else [[None]]
-    if not all(map(_number, sum(rows, []))):
-        raise ValueError(f"{what}: saliency must be a list of numbers, or of lists of numbers")
+    saliency = _saliency(value.get("saliency", []), what)
     found["saliency"] += bool(saliency)
+    found["id of a text"] += "id" in value
     found.update(f"unknown key {key!r} of a text" for key in value.keys() - TEXT_KEYS)
-    return text, _windows(value.get("windows", []), duration, what)
+    return text, _windows(value.get("windows", []), duration, what), _id(value, default, what), saliency
+
+
+def _shown(value, duration: float) -> list[tuple[float, float, str]]:
+    """Which picture is on screen when."""
+    if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 3 for one in value):
+        raise ValueError('shown must be [[start, end, "picture"], …]')
+    _windows([one[:2] for one in value], duration, "shown")
+    return [(start, end, _plain(key, "a picture in shown")) for start, end, key in value]
 
 
 def _facts(attributes) -> set[str]:
@@ -103,10 +132,16 @@ def _item(line: int, value: dict, found: collections.Counter) -> Item:
     if not isinstance(value["texts"], list) or not value["texts"]:
         raise ValueError("texts must be a list with at least one text")
     n = len(value["texts"])
-    texts = [_text(text, duration, f"text {i} of {n}", found) for i, text in enumerate(value["texts"], start=1)]
+    read = [
+        _text(text, duration, f"{line}_{i}", f"text {i} of {n}", found)
+        for i, text in enumerate(value["texts"], start=1)
+    ]
+    texts, windows, ids, saliency = map(list, zip(*read, strict=True))
     found.update(f"unknown key {key!r}" for key in value.keys() - KEYS)
-    facts = _facts(value.get("attributes", {}))
-    return Item(line, value["media"], split, [t for t, _ in texts], [w for _, w in texts], duration, facts)
+    found.update(key for key in ("source", "shown") if key in value)
+    source = _plain(value["source"], "source") if "source" in value else None
+    shown, facts = _shown(value.get("shown", []), duration), _facts(value.get("attributes", {}))
+    return Item(line, value["media"], split, texts, windows, duration, facts, ids, saliency, source, shown)
 
 
 def read(captions: pathlib.Path) -> tuple[list[Item], list[dict], list[str], collections.Counter]:
@@ -155,6 +190,17 @@ def assign_splits(items: list[Item]) -> tuple[list[Item], list[dict]]:
         if item.split is None
     ]
     return [item for item in items if item.split is not None], broken
+
+
+def repeated_ids(items: list[Item]) -> list[str]:
+    """For each id of a text that stands in its split already, a sentence with both line numbers."""
+    first, repeated = {}, []
+    for item in items:
+        for id_ in item.ids:
+            before = first.setdefault((item.split, id_), item.line)
+            if before != item.line or item.ids.count(id_) > 1:
+                repeated.append(f"line {item.line}: the id {id_!r} of a text is there already, in line {before}")
+    return repeated
 
 
 def gallery(names: list[str]) -> list[Item]:

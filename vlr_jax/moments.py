@@ -61,10 +61,11 @@ def annotators(videos: list[Video]) -> int:
     Raises:
         ValueError: not the same number everywhere.
     """
-    numbers = {len(row) for video in videos for query in video.queries for row in query.scores}
+    numbers = {len(row): query.name for video in videos for query in video.queries for row in query.scores}
     if len(numbers) > 1:
-        raise ValueError(f"saliency has {' and '.join(map(str, sorted(numbers)))} annotators; expected one number")
-    return numbers.pop() if numbers else 0
+        found = " and ".join(f"{n} (query {name})" for n, name in sorted(numbers.items()))
+        raise ValueError(f"saliency has {found} annotators; expected one number for all")
+    return next(iter(numbers), 0)
 
 
 def form(*, annotators: int = 0, text_dim: int | None = None, shown: bool = False) -> dict:

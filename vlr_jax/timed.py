@@ -8,6 +8,7 @@ an error that names the likely right one.
 import collections
 import dataclasses
 import inspect
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -83,20 +84,34 @@ class Clips:
     def length(self, rows: int, duration: float) -> float:
         """Seconds of a row of a video.
 
+        Args:
+            rows: of its features. duration: in seconds; NaN where it is unknown.
+
         Raises:
-            ValueError: its rows do not make up its duration.
+            ValueError: its rows do not make up its duration; or neither that nor the clip length is known.
         """
+        if math.isnan(duration):
+            if self.clip_length is None:
+                raise ValueError("has no duration: give one, or the clip length (--option clip_length=SECONDS)")
+            return self.clip_length
         if self.clip_length is None:
             return duration / rows
         if not backbones.covers(rows, self.clip_length, duration):
             raise ValueError(backbones.uncovered(rows, self.clip_length, duration))
         return self.clip_length
 
-    def settle(self, videos: list[moments.Video], where: str) -> None:
+    def settle(self, videos: list[moments.Video], where: str) -> str | None:
         """Learns the widths of all features from some videos, and refuses a wrong clip length.
 
+        Args:
+            videos: all of them; the duration may be NaN.
+            where: for the error.
+
+        Returns:
+            why nothing can be used, if nothing could be read of any of them; else None.
+
         Raises:
-            ValueError: nothing can be read of any of them; or the clip length is wrong for most.
+            ValueError: the clip length is wrong for most.
         """
         rows, durations, reason = [], [], "there are none"
         for place in np.unique(np.linspace(0, len(videos) - 1, TRIED).astype(int)) if videos else ():
@@ -106,11 +121,14 @@ class Clips:
                 self.texts(videos[place])
             except ValueError as error:
                 reason = f"{videos[place].name}: {error}"
-        if not rows or self.text and self.text.dim is None:
-            what = self.visual if not rows else self.text
-            raise ValueError(f"{where}: nothing can be read of {what}; the last reason: {reason}")
-        if self.clip_length is not None:
-            backbones.check_clip_length(rows, durations, self.clip_length, where)
+        everything = [*self.visual.all, *([self.text] if self.text else [])]
+        for one in everything:
+            one.settle()
+        known = [pair for pair in zip(rows, durations, strict=True) if not math.isnan(pair[1])]
+        if known and self.clip_length is not None:
+            backbones.check_clip_length(*map(list, zip(*known, strict=True)), self.clip_length, where)
+        without = [str(one) for one in everything if one.dim is None]
+        return f"nothing can be read of {' and '.join(without)}; the last reason: {reason}" if without else None
 
     def form(self) -> dict:
         """The fields of a record that `read` gives beside those of `moments`, for tensorflow-datasets."""
@@ -158,8 +176,9 @@ def builder(dataset: str, about: Set) -> type[tfds.core.GeneratorBasedBuilder]:
             queries.apart(splits, self.notes)
             self._clips = Clips(features, folder, text_features, clip_length, normalise)
             self._splits, self.missing = _there(splits, self._clips, subset, self.notes)
-            self._clips.settle([video for videos in self._splits.values() for video in videos], dataset)
-            self._annotators = moments.annotators([video for videos in self._splits.values() for video in videos])
+            if nothing := self._clips.settle(sum(self._splits.values(), []), dataset):
+                raise ValueError(f"{dataset}: {nothing}")
+            self._annotators = moments.annotators(sum(self._splits.values(), []))
             self._defects, self.quarantine, self.fact_names = defects, [], None
             self.counts = {split: len(found) for split, found in self._splits.items()}
             super().__init__(**tfds_arguments)

@@ -15,42 +15,14 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from vlr_jax import features as feature_files
-from vlr_jax import jsonl, raw, video, visuals, workers
+from vlr_jax import jsonl, own, raw, video, visuals, workers
 from vlr_jax import media as media_files
 
 SHOWN = 50  # problems listed in one error
 
 
-def _files(source, captions, features, media):
-    """(the JSONL file, or None for a gallery; the features to join, or None; media folder or tar files)."""
-    if source is None:
-        raise ValueError("The dataset 'folder' needs a source: a folder with a .jsonl file or media, or that file")
-    source = pathlib.Path(source)
-    if not source.exists():
-        raise ValueError(f"The source {source} does not exist")
-    folder = source if source.is_dir() else source.parent
-    if source.is_file():
-        lines = source
-    elif captions is not None:
-        lines = raw.one(captions, folder, "captions")
-    else:
-        there = sorted(folder.glob("*.jsonl"))
-        lines = folder / "captions.jsonl"
-        if lines not in there and (len(there) > 1 or features is not None and not there):
-            names = ", ".join(path.name for path in there) or "none"
-            raise ValueError(f"{folder} has no captions.jsonl; name one with captions=…; its .jsonl files: {names}")
-        lines = lines if lines in there else there[0] if there else None
-    if features is not None:
-        features = [raw.one(part, folder, "features") for part in str(features).split(",")]
-    return lines, features, raw.media(media, folder)
-
-
 def _place(problem: dict) -> int:
     return problem["line"] or 0
-
-
-def _sum(widths: tuple[int, ...]) -> str:
-    return " + ".join(map(str, widths))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -64,7 +36,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     name = "folder"
     VERSION = tfds.core.Version("1.0.0")
-    ADDED = {"fps": 1.0, "most_frames": 64, "policy": "seconds"}  # options that folders made before them don't name
+    ADDED = {  # options that folders made before them don't name
+        "fps": 1.0, "most_frames": 64, "policy": "seconds", "text_features": None, "clip_length": None,
+        "normalise": "l2",
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -77,6 +52,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         fps: float = 1.0,
         most_frames: int = 64,
         policy: str = "seconds",
+        text_features=None,
+        clip_length: float | None = None,
+        normalise: str = "l2",
         strict: bool = False,
         progress: bool = False,
         **tfds_arguments,
@@ -88,10 +66,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 videos, split `gallery`, no texts.
             captions: the file's name, if it is neither `captions.jsonl` nor the folder's only `.jsonl`.
             features: precomputed features (`vlr_jax.features.open_features`); several with commas between are joined
-                along their width (`vlr_jax.features.join`); None: the pictures and videos themselves.
+                along their width (`vlr_jax.features.join`), those of clips as `vlr_jax.backbones` tells; None: the
+                pictures and videos themselves.
             media: a folder or tar files (a glob, or several with commas); None: the source folder.
             image_size: without features, larger images are made so small that their shorter side has so many pixels.
             fps, most_frames, policy: of videos and animated pictures, as `fps`, `most`, `policy` of `video.at_rate`.
+            text_features, clip_length, normalise: of data with moments, see `timed.Clips` and `own.moment_data`.
             strict: a broken item is an error.
             progress: show a bar while checking.
             **tfds_arguments: for tensorflow-datasets.
@@ -100,13 +80,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ValueError: one error with all problems and their line numbers: media that stand twice, and with `strict`
                 every broken item; or nothing usable at all; or files that are missing or of no known form.
         """
-        self._lines, feature_paths, places = _files(source, captions, features, media)
+        self._lines, feature_paths, places = own.files(source, captions, features, media)
         self._made = video.recipe(fps=fps, most_frames=most_frames, image_size=image_size, policy=policy)
-        self._sources = self.find_sources(source=source, captions=captions, features=features, media=media)
+        named = dict(source=source, captions=captions, features=features, media=media, text_features=text_features)
+        self._sources = self.find_sources(**named)
         self._strict, self._where = strict, self._lines or source
         self._media = media_files.open_media(places)
-        self._features = feature_paths and [feature_files.open_features(path) for path in feature_paths]
         items, broken, errors, found = self._read(places)
+        timed, told = own.moment_data(items, features, text_features, clip_length)
+        clips = (features, self._folder(source), text_features, clip_length, normalise)
+        self._features = own.Timed(items, *clips) if timed else own.Joined(feature_paths) if feature_paths else None
         self._videos: dict[str, video.Info] = {}  # by name
         items, unseen = self._check_visuals(items, errors, progress)
         self.recipe = self._made if self._videos else None
@@ -114,13 +97,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._raise(errors, strict, usable=bool(items))
         self._items = items
         self.counts = dict(collections.Counter(item.split for item in items))
-        self.notes = [f"{n} × {what}: left out of the records" for what, n in sorted(found.items()) if n]
-        if len(feature_paths or ()) > 1:
-            parts = zip(feature_paths, self._widths, strict=True)
-            self.notes.append(f"features joined: {' + '.join(f'{path.name} ({width})' for path, width in parts)}")
+        left = {what: n for what, n in found.items() if n and not (timed and what in jsonl.OF_MOMENTS)}
+        self.notes = [f"{n} × {what}: left out of the records" for what, n in sorted(left.items())] + told
+        self.notes += self._features.notes() if self._features else []
         self.fact_names = jsonl.fact_names(items)
         self._thumbs = self._features is None or any(self._pictured(item) for item in items)
-        self._moments = any(any(item.windows) or not math.isnan(item.duration) for item in items)
+        self._windows = not timed and any(any(item.windows) or not math.isnan(item.duration) for item in items)
         super().__init__(**tfds_arguments)
 
     def _read(self, places: list[pathlib.Path]):
@@ -134,16 +116,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         where = ", ".join(map(str, places))
         raise ValueError(f"{self._where} has no .jsonl file, and {where} neither a picture nor a video")
 
+    @staticmethod
+    def _folder(source) -> pathlib.Path:
+        return pathlib.Path(source) if pathlib.Path(source).is_dir() else pathlib.Path(source).parent
+
     @classmethod
-    def find_sources(cls, *, source=None, captions=None, features=None, media=None, **_) -> list[pathlib.Path]:
+    def find_sources(
+        cls, *, source=None, captions=None, features=None, media=None, text_features=None, **_
+    ) -> list[pathlib.Path]:
         """The raw files that go in, found without reading them."""
-        lines, features, places = _files(source, captions, features, media)
+        lines, found, places = own.files(source, captions, features, media)
+        found = (found or []) + (raw.find(text_features, cls._folder(source), "features") if text_features else [])
         files = [lines] if lines else []
-        for place in features or ():
+        for place in found:
             files += raw.below(place, feature_files.SUFFIXES)
         for place in places:
             files += raw.below(place, visuals.SUFFIXES if features is None else media_files.IMAGES)
         return files
+
+    @property
+    def moments(self) -> dict | None:
+        """Of prepared.json: None where the data have none."""
+        return self._features.about if self._features else None
 
     def sources(self) -> list[pathlib.Path]:
         """The raw files that went in."""
@@ -156,22 +150,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _pictured(self, item: jsonl.Item) -> bool:
         return pathlib.PurePosixPath(item.media).suffix.lower() not in media_files.VIDEOS and item.media in self._media
 
-    def _parts(self, item: jsonl.Item) -> list[np.ndarray]:
-        """An item's features, float16 `[R, D_i]`, of every file.
-
-        Raises:
-            ValueError: a file has none, or they are not finite float16 numbers.
-        """
-        return [feature_files.half(feature_files.find(features, item.media)) for features in self._features]
-
-    def _visual(self, item: jsonl.Item) -> np.ndarray:
-        """An item's features as float16 `[R, D]`.
-
-        Raises:
-            ValueError: as `_parts` and `features.join`.
-        """
-        return feature_files.join(self._parts(item))
-
     def _seen(self, item: jsonl.Item) -> str | tuple[int, ...]:
         """Looks at an item's visual: why it cannot be stored, or the widths of its features (none: pictures, videos).
 
@@ -179,9 +157,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """
         try:
             if self._features is not None:
-                parts = self._parts(item)
-                feature_files.join(parts)
-                return tuple(part.shape[1] for part in parts)
+                return self._features.seen(item)
             info = visuals.look(self._media, item.media, self._made["image_size"])
             if info is None:
                 return ()
@@ -200,6 +176,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _check_visuals(self, items: list, errors: list[str], progress: bool) -> tuple[list[jsonl.Item], list[dict]]:
         """Looks at every visual: (items that can be stored, broken ones); without a common width adds to `errors`."""
         widths, reasons = {}, {}
+        if self._features:
+            self._features.settle(items)
         looked = map(self._seen, items) if self._features else workers.in_order(self._seen, items)
         bar = tqdm.tqdm(looked, "checking", len(items), unit="visual", disable=not progress, leave=False)
         for item, seen in zip(items, bar, strict=True):
@@ -208,16 +186,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             elif seen:
                 widths[item.line] = seen
         if widths:
-            counts = collections.Counter(widths.values()).most_common()
-            self._widths, n = counts[0]
-            if 2 * n <= len(widths):
-                found = ", ".join(f"{_sum(width)} ({times} ×)" for width, times in counts[:10])
-                errors.append(f"features have no common width; found {found}")
-            else:
-                for line, width in widths.items():
-                    if width != self._widths:
-                        most = f"{n} of {len(widths)} have {_sum(self._widths)}"
-                        reasons[line] = f"features have {_sum(width)} numbers a row, {most}"
+            self._features.widths, wrong, unlike = own.common_width(widths)
+            reasons |= wrong
+            errors += unlike
         broken = [self._problem(item, reasons[item.line]) for item in items if item.line in reasons]
         return [item for item in items if item.line not in reasons], broken
 
@@ -240,15 +211,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if self._features is None:
             record["frames"] = kinds.Sequence(kinds.Tensor(shape=(), dtype=np.object_))
         else:
-            # As raw bytes a record is written 10 × and read 2 × faster than as a list of numbers.
-            record["visual"] = kinds.Tensor(shape=(None, sum(self._widths)), dtype=np.float16, encoding="bytes")
+            record |= self._features.form()
         if self._thumbs:
             record["thumb"] = kinds.Tensor(shape=(), dtype=np.object_)
         if self.fact_names is not None:
             n = len(self.fact_names)
             record["visual_facts"] = kinds.Tensor(shape=(n,), dtype=np.bool_, encoding="bytes")
             record["text_facts"] = kinds.Tensor(shape=(None, n), dtype=np.bool_, encoding="bytes")
-        if self._moments:
+        if self._windows:
             record["windows"] = kinds.Tensor(shape=(None, 2), dtype=np.float32, encoding="bytes")
             record["n_windows"] = kinds.Tensor(shape=(None,), dtype=np.int32, encoding="bytes")
             record["duration"] = kinds.Tensor(shape=(), dtype=np.float32)
@@ -267,7 +237,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """(item, its features and small picture) of a split."""
         undecodable = 0
         for item in items:
-            visual = {"visual": self._visual(item)}
+            visual = self._features.fields(item)
             if self._thumbs:
                 try:
                     visual["thumb"] = self._thumb(item) if self._pictured(item) else b""
@@ -310,7 +280,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if self.fact_names is not None:
             facts = np.array([name in item.facts for name in self.fact_names])
             extras |= {"visual_facts": facts, "text_facts": np.tile(facts, (len(item.texts), 1))}
-        if self._moments:
+        if self._windows:
             extras["windows"] = np.array(sum(item.windows, []), np.float32).reshape(-1, 2)
             extras["n_windows"] = np.array([len(windows) for windows in item.windows], np.int32)
             extras["duration"] = np.float32(item.duration)
