@@ -11,30 +11,35 @@ LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}  # the least grade of a positive 
 
 
 def average_precision(
-    scores: Float[np.ndarray, "q c"], grades: Float[np.ndarray, "q c a"], n_clips: Int[np.ndarray, " q"], level: float
-) -> Float[np.ndarray, "q a"]:
-    """Interpolated AP of every query and annotator, the clips of grade ≥ level being positive.
+    scores: Float[np.ndarray, "q c"],
+    grades: Float[np.ndarray, "q c a"],
+    n_clips: Int[np.ndarray, " q"],
+    levels: tuple[float, ...],
+) -> Float[np.ndarray, "level q a"]:
+    """Interpolated AP of every query and annotator, the clips of grade ≥ level being positive, for each level.
 
     A cut-off stands behind every distinct score, so equal scores are one. Precision at a cut-off is the best at it or
     at any lower one; AP is its plain mean over the cut-offs that add a positive (not weighted by how many they add, as
     the official `get_ap` has it). 0 where nothing is positive: those queries count.
     """
     valid = np.arange(scores.shape[1]) < n_clips[:, None]
-    order = np.argsort(np.where(valid, -scores, np.inf), axis=1, kind="stable")  # clips that are not there come last
+    order = np.argsort(np.where(valid, -scores, np.inf), axis=1)  # clips that are not there come last
     ranked = np.take_along_axis(scores, order, axis=1)
-    last = np.ones(scores.shape, bool)  # the last of its group of equals: a cut-off
-    last[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
-    last[np.arange(len(scores)), n_clips - 1] = True
-    cut = (last & valid)[:, :, None]
-
-    positive = np.take_along_axis((grades >= level) & valid[:, :, None], order[:, :, None], axis=1)
-    found = np.cumsum(positive, axis=1)
-    precision = np.where(cut, found / np.arange(1, scores.shape[1] + 1)[:, None], 0.0)
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    before = np.zeros_like(found)  # what the cut-offs before have found
-    before[:, 1:] = np.maximum.accumulate(np.where(cut, found, 0), axis=1)[:, :-1]
-    adds = cut & (found > before)
-    return np.where(adds, best, 0.0).sum(1) / np.maximum(adds.sum(1), 1)
+    cut = valid.copy()  # the last of its group of equals
+    cut[:, :-1] &= ranked[:, 1:] != ranked[:, :-1]
+    cut[np.arange(len(scores)), n_clips - 1] = True
+    places = np.where(cut, np.arange(1.0, scores.shape[1] + 1), np.inf)[:, None]  # precision is 0 but at a cut-off
+    ranked = np.take_along_axis(np.where(valid[:, :, None], grades, -np.inf), order[:, :, None], axis=1)
+    ranked = np.ascontiguousarray(ranked.transpose(0, 2, 1))  # [Q, A, C]
+    found_precisions = []
+    for level in levels:
+        found = np.cumsum(ranked >= level, axis=2, dtype=np.int32)
+        best = np.maximum.accumulate((found / places)[:, :, ::-1], axis=2)[:, :, ::-1]
+        before = np.maximum.accumulate(np.where(cut[:, None], found, 0), axis=2)  # found up to the last cut-off
+        adds = before > 0
+        adds[:, :, 1:] = before[:, :, 1:] > before[:, :, :-1]
+        found_precisions.append(np.where(adds, best, 0.0).sum(2) / np.maximum(adds.sum(2), 1))
+    return np.stack(found_precisions)
 
 
 def hit_at_one(
@@ -57,10 +62,11 @@ def measure(
     n_clips: Int[np.ndarray, " q"],
 ) -> dict[str, dict[str, float]]:
     """`{"HL-min-Fair": {"HL-mAP": …, "HL-Hit1": …}, …}` in [0, 1]: means over queries (and annotators), not rounded."""
+    precisions = average_precision(scores, grades, n_clips, tuple(LEVELS.values()))
     return {
         f"HL-min-{name}": {
-            "HL-mAP": float(np.mean(average_precision(scores, grades, n_clips, level))),
+            "HL-mAP": float(np.mean(precision)),
             "HL-Hit1": float(np.mean(hit_at_one(top, grades, n_clips, level).astype(float))),
         }
-        for name, level in LEVELS.items()
+        for (name, level), precision in zip(LEVELS.items(), precisions, strict=True)
     }

@@ -154,13 +154,15 @@ def average_precision(
     overlaps = np.take_along_axis(overlaps, order[:, :, None], axis=1)
     free = np.repeat(where[:, None, :], len(thresholds), axis=1)
     hits = np.zeros((*free.shape[:2], scores.shape[1]), bool)
+    fits = ((overlaps >= min(thresholds)) & where[:, None, :]).any(2) & valid  # the rest hit nothing
     for place in range(scores.shape[1]):
-        fit = np.where(free, overlaps[:, place, None, :], -1.0)
-        best = fit.shape[2] - 1 - fit[:, :, ::-1].argmax(2)[:, :, None]
-        hit = np.take_along_axis(fit, best, axis=2) >= np.array(thresholds)[:, None]
-        hit &= valid[:, place, None, None]
-        hits[:, :, place] = hit[:, :, 0]
-        np.put_along_axis(free, best, np.take_along_axis(free, best, axis=2) & ~hit, axis=2)
+        rows = np.flatnonzero(fits[:, place])
+        fit = np.where(free[rows], overlaps[rows, place, None, :], -1.0)
+        best = fit.shape[2] - 1 - fit[:, :, ::-1].argmax(2)
+        at = rows[:, None], np.arange(len(thresholds)), best
+        hit = fit.max(2) >= np.array(thresholds)
+        hits[rows, :, place] = hit
+        free[at] &= ~hit
     found = np.cumsum(hits, axis=2)
     recall = found / where.sum(1)[:, None, None]
     precision = np.maximum.accumulate((found / np.arange(1, scores.shape[1] + 1))[:, :, ::-1], axis=2)[:, :, ::-1]
@@ -180,7 +182,10 @@ def padded(
 
 
 def _overlaps(checked: predictions.Checked, protocol: Protocol) -> tuple[np.ndarray, ...]:
-    """IoU and hull IoU `[Q, P, G]`, scores `[Q, P]`, their number `[Q]`, lengths `[Q, G]` of true windows or NaN."""
+    """IoU `[Q, P, G]`, hull IoU of the first `[Q, k, G]`, scores `[Q, P]`, their number `[Q]`, true lengths `[Q, G]`.
+
+    The length is NaN where there is no true window.
+    """
     windows, counts = checked.windows, checked.n_windows
     if protocol.nms is not None:
         parts = np.split(windows, np.cumsum(counts)[:-1])
@@ -190,7 +195,8 @@ def _overlaps(checked: predictions.Checked, protocol: Protocol) -> tuple[np.ndar
     truth, real = padded(checked.truth, checked.n_truth)
     pairs = windows[:, :, None, :2], truth[:, None, :, :]
     lengths = np.where(real, truth[:, :, 1] - truth[:, :, 0], np.nan)
-    return suppression.iou(*pairs), suppression.hull_iou(*pairs), windows[:, :, 2], listed.sum(1), lengths
+    first = pairs[0][:, : max(protocol.recalls)], pairs[1]
+    return suppression.iou(*pairs), suppression.hull_iou(*first), windows[:, :, 2], listed.sum(1), lengths
 
 
 def _ranges(checked: predictions.Checked, protocol: Protocol) -> dict[str, tuple]:

@@ -195,9 +195,9 @@ def _rows(file: File, key: str, width: int) -> tuple[np.ndarray, np.ndarray]:
     values = [entry.get(key) for entry in file.entries]
     try:
         rows = list(itertools.chain.from_iterable(values))
-        found = np.array(rows, np.float64).reshape(len(rows), width) if rows else np.zeros((0, width))
         if rows and set(map(len, rows)) != {width}:
             raise ValueError
+        found = np.fromiter(itertools.chain.from_iterable(rows), np.float64, len(rows) * width).reshape(-1, width)
     except (TypeError, ValueError):
         for i, value in enumerate(values):
             good = isinstance(value, list) and all(isinstance(row, list) and len(row) == width for row in value)
@@ -246,7 +246,7 @@ def _saliency(predictions: File, ground_truth: File, notes: _Notes, clip_length:
     lengths = np.array(list(map(len, lists)))
     listed = np.full((len(lists), int(lengths.max())), -np.inf)
     try:
-        flat = np.array(list(itertools.chain.from_iterable(lists)), np.float64)
+        flat = np.fromiter(itertools.chain.from_iterable(lists), np.float64, int(lengths.sum()))
         listed[np.arange(listed.shape[1]) < lengths[:, None]] = flat
     except (TypeError, ValueError):
         bad = [not isinstance(v, list) or not all(isinstance(x, (int, float)) for x in v) for v in lists]
