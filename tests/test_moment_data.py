@@ -86,6 +86,7 @@ def test_index_of_moments_is_the_records_flat(timed):
     assert found["saliency_clips"].tolist() == [0, 2] and found["n_saliency"].tolist() == [2, 0, 0]
     assert found["saliency_scores"].tolist() == [[1, 2], [4, 0]] and found["saliency_scores"].dtype == np.float32
     assert found["shown"].tolist() == [[0, 2.5]] and found["shown_keys"].tolist() == ["x.jpg"]
+    assert found["n_text_features"].tolist() == [2, 3, 2]
     assert found["n_shown"].tolist() == [1, 0] and found["n_windows"].dtype == np.int32
     kinds = {"durations": "f8", "windows": "f8", "clip_lengths": "f4", "saliency_clips": "i4"}
     assert all(found[name].dtype == kind for name, kind in kinds.items())

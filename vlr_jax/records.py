@@ -58,7 +58,7 @@ MOMENTS = {
     "source": ("sources", np.str_, ()), "text_name": ("text_names", np.str_, ()),
     "windows": ("windows", np.float64, (2,)), "n_windows": ("n_windows", np.int32, ()),
     "saliency_clips": ("saliency_clips", np.int32, ()), "saliency_scores": ("saliency_scores", np.float32, (-1,)),
-    "n_saliency": ("n_saliency", np.int32, ()),
+    "n_saliency": ("n_saliency", np.int32, ()), "n_text_features": ("n_text_features", np.int32, ()),
     "shown": ("shown", np.float64, (2,)), "shown_key": ("shown_keys", np.str_, ()),
 }  # fmt: skip
 
