@@ -189,7 +189,7 @@ def test_goldens_and_twin_of_highlights():
     for i, case in enumerate(CASES["ap_highlight_cases"]):
         n_clips.append(len(case["y_true"]))
         scores[i, : n_clips[-1]], grades[i, : n_clips[-1]] = case["y_pred"], case["y_true"]
-    found = highlights.average_precision(scores, grades[:, :, None], np.array(n_clips), (1,))[0, :, 0]
+    found = highlights.average_precision(scores, grades[:, :, None], np.array(n_clips), (1.0,))[0, :, 0]
     np.testing.assert_allclose(found, [case["ap"] for case in CASES["ap_highlight_cases"]], rtol=0, atol=1e-12)
     twins = [twin_highlights(case["y_true"], case["y_pred"]) for case in CASES["ap_highlight_cases"]]
     np.testing.assert_allclose(found, twins, rtol=0, atol=1e-12)

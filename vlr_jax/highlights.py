@@ -7,7 +7,11 @@ are padded: `scores` [Q, C], `grades` [Q, C, A] of A annotators, `n_clips` [Q] r
 import numpy as np
 from jaxtyping import Float, Int
 
-LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}  # the least grade of a positive clip, of 0 (Very Bad) to 4 (Very Good)
+LEVELS = {
+    "Fair": 2.0,
+    "Good": 3.0,
+    "VeryGood": 4.0,
+}  # the least grade of a positive clip, of 0 (Very Bad) to 4 (Very Good)
 
 
 def average_precision(

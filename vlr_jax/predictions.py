@@ -45,7 +45,7 @@ class File:
     entries: list[dict]
     lines: list[int]
 
-    def place(self, i: int) -> str:
+    def place(self, i: int | np.integer) -> str:
         """Where entry i is, for messages."""
         return f"{self.kind} line {self.lines[i]} (qid {self.entries[i].get(QID)!r})"
 
@@ -145,7 +145,7 @@ def check(
     notes.tell(places, "a query needs a true window", "it is left out")
     if not len(kept):
         raise ValueError("no query has both a prediction and a true window, so nothing can be measured")
-    predictions, ground_truth = predictions.only(kept), ground_truth.only(kept)
+    predictions, ground_truth = predictions.only(kept.tolist()), ground_truth.only(kept.tolist())
     windows, n_windows = _predicted(predictions, notes)
     saliency = _saliency(predictions, ground_truth, notes, clip_length)
     qids = [entry[QID] for entry in ground_truth.entries]

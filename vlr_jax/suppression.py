@@ -25,7 +25,7 @@ def hull_iou(a: Float[np.ndarray, "... 2"], b: Float[np.ndarray, "... 2"]) -> Fl
     return _ratio(_intersection(a, b), np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0]))
 
 
-def temporal_nms(windows: Windows, threshold: float, most: int = 10) -> Windows:
+def temporal_nms(windows: Windows, threshold: float, most: int = 10) -> Float[np.ndarray, "kept 3"]:
     """Greedy suppression as `temporal_nms` of Moment-DETR: by score (stable), what has hull IoU > threshold goes.
 
     Args:
