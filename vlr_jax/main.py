@@ -5,6 +5,8 @@
     index     encode a gallery into <workdir>/index
     search    rank the gallery for --query "…" or --queries FILE
     features  encode every visual of a prepared folder into --output FOLDER, one .npy each
+    localize  when in videos is to be seen what --query "…" or --queries FILE say (docs/moments.md); with --corpus in
+              which video, too; without a query the predictions for all texts of a split into --output FILE.jsonl
 
 Every mode but train reads the run's own config from --workdir; --config then only names the default workdir. Where
 --workdir holds no run and --config names weights for the whole model (`init`), the modes use the model as it is loaded:
@@ -20,20 +22,26 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vlr_jax import batching, extract, files, index, opened, pipeline, prepare, sharding, tiles, train
 from vlr_jax import config as configs
+from vlr_jax import files, finding, gallery, index, opened, prepare, sharding, submission, train
 from vlr_jax.resolve import resolve
 
-MODES = ("train", "eval", "index", "search", "features")
+MODES = ("train", "eval", "index", "search", "features", "localize")
+OF_DATA = ("index", "features", "localize")  # modes that go through a prepared folder
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run: a file of configs/", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
-DATA = flags.DEFINE_string("data", None, "index, features: another prepared folder than the run's own")
-SPLIT = flags.DEFINE_string("split", None, "index, features: the split; default: see --mode")
-QUERY = flags.DEFINE_multi_string("query", [], "search: a text; may be given several times")
-QUERIES = flags.DEFINE_string("queries", None, "search: a file with one text a line")
-TOP_K = flags.DEFINE_integer("top_k", 10, "search: how many results", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", None, "eval, search: also write the results to this JSON file; features: folder")
+DATA = flags.DEFINE_string("data", None, f"{', '.join(OF_DATA)}: another prepared folder than the run's own")
+SPLIT = flags.DEFINE_string("split", None, f"{', '.join(OF_DATA)}: the split; default: see --mode")
+QUERY = flags.DEFINE_multi_string("query", [], "search, localize: a text; may be given several times")
+QUERIES = flags.DEFINE_string("queries", None, "search, localize: a file with one text a line")
+TOP_K = flags.DEFINE_integer("top_k", 10, "search, localize: how many results", lower_bound=1)
+VIDEO = flags.DEFINE_multi_string("video", [], "localize: a video by name; may be given several times; default: all")
+CORPUS = flags.DEFINE_bool("corpus", False, "localize: rank the videos first, then look into the best")
+STAGE1 = flags.DEFINE_string("stage1", None, "--corpus: folder of the run whose index ranks the videos; default: this")
+TOP_N = flags.DEFINE_integer("top_n", 10, "--corpus: how many videos are looked into", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", None, "--corpus: that of stage 1; default: as learned, or 0.07")
+OUTPUT = flags.DEFINE_string("output", None, "eval, search, localize: also write the results here; features: folder")
 TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the code an error arose")
 
 
@@ -119,10 +127,10 @@ def main(_) -> None:
                 raise ValueError(
                     f"--mode {MODE.value} uses the run's own config; it takes no --config.{list(given)[0]}"
                 )
-        if MODE.value not in ("index", "features") and (DATA.value or SPLIT.value):
-            raise ValueError(f"--data and --split are for --mode index and features, not for {MODE.value}")
-        runs = {"train": run_train, "eval": run_eval, "index": run_index, "search": run_search}
-        (runs | {"features": run_features})[MODE.value](workdir)
+        if MODE.value not in OF_DATA and (DATA.value or SPLIT.value):
+            raise ValueError(f"--data and --split are for --mode {', '.join(OF_DATA)}, not for {MODE.value}")
+        runs = (run_train, run_eval, run_index, run_search, run_features, run_localize)
+        dict(zip(MODES, runs, strict=True))[MODE.value](workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         if TRACEBACK.value:
             raise
@@ -160,12 +168,12 @@ def open_run(workdir: str, mesh, seen: dict | None = None) -> opened.Run:
     print(f"{workdir} holds no run: nothing is trained, the model is as its weights are loaded", file=sys.stderr)
     if not (seen or DATA.value):
         prepare_if_absent(config["data"])
-    data = None if seen else config["data"] if MODE.value == "eval" else gallery(config)
+    data = None if seen else config["data"] if MODE.value == "eval" else asked(config)
     return opened.untrained(config, mesh, data=data, seen=seen)
 
 
-def gallery(config: dict) -> dict:
-    """The data whose visuals are encoded: by default the split of the run's last evaluation; --data and --split."""
+def asked(config: dict) -> dict:
+    """The data that are encoded or looked through: by default the split of the last evaluation; --data and --split."""
     data = dict(config["data"])
     if config["evals"]:
         data |= list(config["evals"].values())[-1].get("data", {})
@@ -193,22 +201,7 @@ def run_index(workdir: str) -> None:
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
         run = open_run(workdir, mesh)
-        data = gallery(run.config)
-        split = pipeline.open_split(data, run.tokenizer, keys=())
-        rows = sharding.rows(run.config["batch_size"], mesh)
-        encoded = tiles.encode_split(
-            run.task.predict(), run.variables, split, "visuals", rows, mesh=mesh, progress=True
-        )
-    meta = {
-        "model": run.digest,
-        "step": run.step,
-        "data": data["root"],
-        "split": data["split"],
-        "ids": split.ids_hash,
-        "seen": run.seen,
-    }
-    folder = index.build(pathlib.Path(workdir) / "index", encoded, split.names, meta)
-    print(f"{split.n_visuals} visuals of {data['root']} ({data['split']}) indexed in {folder}")
+        print(gallery.build(run, asked(run.config), pathlib.Path(workdir) / "index", mesh))
 
 
 def run_features(workdir: str) -> None:
@@ -218,46 +211,57 @@ def run_features(workdir: str) -> None:
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
         run = open_run(workdir, mesh)
-        data, encode = gallery(run.config), run.task.predict()["encode_visual"]
-        rows = sharding.rows(run.config["batch_size"], mesh)
-        for name in [SPLIT.value] if SPLIT.value else prepare.read(data["root"])["splits"]:
-            split = pipeline.open_split(data | {"split": name}, run.tokenizer, keys=())
-            folder = extract.claim(OUTPUT.value, extract.identity(run, split, data))
-            new = extract.write(folder, encode, run.variables, split, rows, mesh=mesh)
-            print(f"{name}: {split.n_visuals} visuals in {folder}, {new} of them encoded now")
-    print(f"next: python -m vlr_jax.prepare --dataset NAME --source DIR --features {folder} --out ROOT")
+        gallery.features(run, asked(run.config), SPLIT.value, OUTPUT.value, mesh)
+
+
+def texts() -> list[str]:
+    """What --query and --queries say."""
+    lines = pathlib.Path(QUERIES.value).read_text(encoding="utf-8").splitlines() if QUERIES.value else []
+    return [*QUERY.value, *(line.strip() for line in lines if line.strip())]
 
 
 def run_search(workdir: str) -> None:
     """Ranks the indexed gallery for every query."""
-    queries = list(QUERY.value)
-    if QUERIES.value:
-        lines = pathlib.Path(QUERIES.value).read_text().splitlines()
-        queries += [line.strip() for line in lines if line.strip()]
-    if not queries:
+    if not (queries := texts()):
         raise ValueError('nothing to search for; give --query "…" or --queries FILE with one text a line')
+    mesh, place = sharding.make_mesh({"data": -1}), pathlib.Path(workdir) / "index"
+    with jax.set_mesh(mesh):
+        run = open_run(workdir, mesh, index.load(place).meta.get("seen") if untrained(workdir) else None)
+        found = gallery.search(run, place, queries, TOP_K.value, mesh)
+    print(gallery.table(found))
+    write_output(found)
+
+
+def run_localize(workdir: str) -> None:
+    """Finds texts in videos, or in a corpus; or writes the predictions for a split's own texts."""
+    queries = texts()
+    if not queries and (VIDEO.value or CORPUS.value or QUERIES.value or not OUTPUT.value):
+        raise ValueError(
+            'nothing to look for; give --query "…" or --queries FILE with one text a line. Without them, and without '
+            "--video and --corpus, --output FILE.jsonl gets the predictions for all texts of the split"
+        )
+    if CORPUS.value and VIDEO.value:
+        raise ValueError("--corpus looks in all videos of the split; it takes no --video")
+    if given := [flag for flag in (STAGE1, TOP_N, TEMPERATURE) if not CORPUS.value and flag.value != flag.default]:
+        raise ValueError(f"--{given[0].name} is for --mode localize --corpus")
     mesh = sharding.make_mesh({"data": -1})
     with jax.set_mesh(mesh):
-        place = pathlib.Path(workdir) / "index"
-        run = open_run(workdir, mesh, index.load(place).meta.get("seen") if untrained(workdir) else None)
-        for query in queries:
-            if notes := run.tokenizer.notes(query):
-                print(f"{query!r}: {notes}", file=sys.stderr)
-        items = index.load(place, expect={"model": run.digest})
-        predict = run.task.predict()
-        batches = batching.text_batches(run.tokenizer, queries, sharding.rows(64, mesh))
-        encoded = tiles.encode_all(predict["encode_text"], run.variables, batches, mesh=mesh)
-        found = index.query(predict["similarity"], run.variables, items, encoded, TOP_K.value, mesh=mesh)
-    for query, hits in zip(queries, found, strict=True):
-        print(f"\n{query}")
-        for place, (name, score) in enumerate(hits, 1):
-            print(f"{place:4d}  {score:7.4f}  {name}")
-    write_output(
-        [
-            {"query": query, "results": [{"name": name, "score": score} for name, score in hits]}
-            for query, hits in zip(queries, found, strict=True)
-        ]
-    )
+        run = open_run(workdir, mesh)
+        split = finding.open_split(run, asked(run.config))
+        if not queries:
+            made = submission.lines(run, split, mesh)
+            submission.write(OUTPUT.value, made)
+            print(f"predictions for {len(made):,} texts of split {split.name!r} written to {OUTPUT.value}")
+            return
+        if CORPUS.value:
+            stage = finding.stage1(run, workdir, split, mesh, named=STAGE1.value, temperature=TEMPERATURE.value)
+            counts = dict(top_n=TOP_N.value, top_k=TOP_K.value)
+            found = finding.find_in_corpus(run, split, queries, stage, mesh, **counts)
+        else:
+            videos, scale = finding.videos(split, VIDEO.value), finding.scale(workdir, run.config)
+            found = finding.find(run, split, queries, videos, mesh, scale=scale)
+    print(finding.corpus_table(found) if CORPUS.value else finding.table(found, TOP_K.value))
+    write_output(found)
 
 
 def table(whole: dict) -> str:
