@@ -147,6 +147,7 @@ class Evaluator:
 
     def _example(self, kind: str, one: localize.Found, line: dict, quality: float) -> dict:
         at = self.split.timeline
+        shown, keys = at.shown(one.visual) or (np.zeros((0, 2)), [])
         what = {"kind": kind, "text": one.text, "visual": one.visual, "query": line["query"], "vid": line["vid"]}
         extra = {name: np.asarray(value, np.float64).round(4).tolist() for name, value in one.extra.items()}
         return what | {
@@ -154,6 +155,7 @@ class Evaluator:
             "duration": float(at.covered[one.visual]),
             "clip_length": float(at.clip_lengths[one.visual]),
             "truth": at.windows[one.text].tolist(),
+            "shown": [[*seconds, key] for seconds, key in zip(shown.tolist(), keys, strict=True)],
             "windows": line["pred_relevant_windows"][:5],
             "saliency": one.saliency.astype(float).round(4).tolist(),
             "relevant": at.relevant(one.text).tolist(),
