@@ -17,6 +17,11 @@ from vlr_jax import backbones, jsonl, moments, raw, timed
 from vlr_jax import features as feature_files
 
 
+def folder(source) -> pathlib.Path:
+    """The folder of the data: the source, or that of the file."""
+    return pathlib.Path(source) if pathlib.Path(source).is_dir() else pathlib.Path(source).parent
+
+
 def files(source, captions, features, media):
     """(the JSONL file, or None for a gallery; the places of features, or None; media folder or tar files)."""
     if source is None:
@@ -24,28 +29,28 @@ def files(source, captions, features, media):
     source = pathlib.Path(source)
     if not source.exists():
         raise ValueError(f"The source {source} does not exist")
-    folder = source if source.is_dir() else source.parent
+    place = folder(source)
     if source.is_file():
         lines = source
     elif captions is not None:
-        lines = raw.one(captions, folder, "captions")
+        lines = raw.one(captions, place, "captions")
     else:
-        there = sorted(folder.glob("*.jsonl"))
-        lines = folder / "captions.jsonl"
+        there = sorted(place.glob("*.jsonl"))
+        lines = place / "captions.jsonl"
         if lines not in there and (len(there) > 1 or features is not None and not there):
             names = ", ".join(path.name for path in there) or "none"
-            raise ValueError(f"{folder} has no captions.jsonl; name one with captions=…; its .jsonl files: {names}")
+            raise ValueError(f"{place} has no captions.jsonl; name one with captions=…; its .jsonl files: {names}")
         lines = lines if lines in there else there[0] if there else None
     if features is not None:
-        features = [place for part in str(features).split(",") for place in _places(part, folder)]
-    return lines, features, raw.media(media, folder)
+        features = [path for part in str(features).split(",") for path in _places(part, place)]
+    return lines, features, raw.media(media, place)
 
 
-def _places(part: str, folder: pathlib.Path) -> list[pathlib.Path]:
+def _places(part: str, place: pathlib.Path) -> list[pathlib.Path]:
     """Of a part of `--features`: with a name all that the glob fits, without one the only place."""
     if backbones.is_named(part):
-        return raw.find(part.split("=", 1)[1], folder, "features")
-    return [raw.one(part, folder, "features")]
+        return raw.find(part.split("=", 1)[1], place, "features")
+    return [raw.one(part, place, "features")]
 
 
 def moment_data(items: list[jsonl.Item], features, text_features, clip_length) -> tuple[bool, list[str]]:
@@ -144,16 +149,16 @@ class Timed:
 
     Args:
         items: all of them.
-        features, folder, text_features, clip_length, normalise: of `timed.Clips`.
+        features, text_features, clip_length, normalise: of `timed.Clips`. place: the folder of the data.
 
     Raises:
         ValueError: as `timed.Clips`; the ids of texts or the numbers of annotators do not fit.
     """
 
-    def __init__(self, items: list[jsonl.Item], features, folder: pathlib.Path, text_features, clip_length, normalise):
+    def __init__(self, items: list[jsonl.Item], features, place: pathlib.Path, text_features, clip_length, normalise):
         if repeated := jsonl.repeated_ids(items):
             raise ValueError("\n  ".join([f"{len(repeated)} ids of texts stand there twice", *repeated[:20]]))
-        self._clips = timed.Clips(features, folder, text_features, clip_length, normalise)
+        self._clips = timed.Clips(features, place, text_features, clip_length, normalise)
         self._annotators = moments.annotators(list(map(_video, items)))
         self._shown = any(item.shown for item in items)
         self._unmarked = collections.Counter(
@@ -213,6 +218,23 @@ class Timed:
         reason = "queries without a window, kept as such"
         defects = {f"{split}: {reason}": n for split, n in sorted(self._unmarked.items(), key=str)}
         return {"annotators": self._annotators, **self._clips.about(), "defects": defects}
+
+
+def opened(items: list[jsonl.Item], paths, features, place: pathlib.Path, text_features, clip_length, normalise):
+    """(`Timed`, `Joined` or, without features, None; what is to be told).
+
+    Args:
+        items: all of them.
+        paths: the places of `features`, or None.
+        features, text_features, clip_length, normalise: as they were asked for. place: the folder of the data.
+
+    Raises:
+        ValueError: as `moment_data`, `Timed` and `features.open_features`.
+    """
+    with_moments, told = moment_data(items, features, text_features, clip_length)
+    if with_moments:
+        return Timed(items, features, place, text_features, clip_length, normalise), told
+    return (Joined(paths) if paths else None), told
 
 
 def _video(item: jsonl.Item) -> moments.Video:

@@ -40,7 +40,7 @@ class Clips:
     """The features of a set's videos and texts, and the seconds of their rows.
 
     Args:
-        features, normalise: of `backbones.Backbones`. folder: where they are looked for first.
+        features, normalise: of `backbones.Backbones`: `NAME=PATH,NAME=PATH,…` and the recipes. folder: where they are looked for first.
         text_features: a place with token features, by `qid{qid}` or `{qid}`; None: texts enter as words.
         clip_length: seconds of a row; None: each video's duration / rows.
 
@@ -154,8 +154,7 @@ def builder(dataset: str, about: Set) -> type[tfds.core.GeneratorBasedBuilder]:
 
         Args:
             source: the folder of the annotations.
-            features: `NAME=PATH,NAME=PATH,…`, see `backbones.named`.
-            text_features, clip_length, normalise: see `Clips`.
+            features, text_features, clip_length, normalise: see `Clips`.
             subset: counts are not asserted, splits may be absent, and those without any video are left out.
             **tfds_arguments: data_dir, file_format; and the options of the set's own reader.
 
@@ -170,16 +169,12 @@ def builder(dataset: str, about: Set) -> type[tfds.core.GeneratorBasedBuilder]:
             normalise: str = "l2", subset: bool = False, **tfds_arguments,
         ):  # fmt: skip
             own = {option: tfds_arguments.pop(option) for option in _own(about) if option in tfds_arguments}
-            folder, defects = _folder(dataset, source, features), collections.Counter()
-            self.notes = ["subset=true: the numbers of queries were not asserted"] if subset else []
-            splits = about.read(folder, defects, subset=subset, **own)
-            queries.apart(splits, self.notes)
+            folder, self._defects = _folder(dataset, source, features), collections.Counter()
             self._clips = Clips(features, folder, text_features, clip_length, normalise)
-            self._splits, self.missing = _there(splits, self._clips, subset, self.notes)
-            if nothing := self._clips.settle(sum(self._splits.values(), []), dataset):
-                raise ValueError(f"{dataset}: {nothing}")
+            splits = about.read(folder, self._defects, subset=subset, **own)
+            self._splits, self.missing, self.notes = _usable(dataset, splits, self._clips, subset)
             self._annotators = moments.annotators(sum(self._splits.values(), []))
-            self._defects, self.quarantine, self.fact_names = defects, [], None
+            self.quarantine, self.fact_names = [], None
             self.counts = {split: len(found) for split, found in self._splits.items()}
             super().__init__(**tfds_arguments)
 
@@ -191,8 +186,10 @@ def builder(dataset: str, about: Set) -> type[tfds.core.GeneratorBasedBuilder]:
         @property
         def moments(self) -> dict:
             """Of prepared.json; complete when all is written."""
-            defects = dict(sorted(self._defects.items()))
-            return {"annotators": self._annotators, **self._clips.about(), "defects": defects}
+            return self._clips.about() | {
+                "annotators": self._annotators,
+                "defects": dict(sorted(self._defects.items())),
+            }
 
         def texts(self, split: str) -> list[list[str]]:
             """The texts of each video of a split."""
@@ -265,6 +262,20 @@ def _there(splits: moments.Splits, clips: Clips, subset: bool, notes: list[str])
             f"{videos[0].name} has none of {', '.join(absent)} in {clips.visual}; {annotations.SUBSET}"
         )
     return found, missing
+
+
+def _usable(dataset: str, splits: moments.Splits, clips: Clips, subset: bool) -> tuple[moments.Splits, dict, list[str]]:
+    """(the videos that have features, the names of those that have not, notes), the widths of features learned.
+
+    Raises:
+        ValueError: as `queries.apart`, `_there` and `Clips.settle`; or nothing can be read.
+    """
+    notes = ["subset=true: the numbers of queries were not asserted"] if subset else []
+    queries.apart(splits, notes)
+    found, missing = _there(splits, clips, subset, notes)
+    if nothing := clips.settle(sum(found.values(), []), dataset):
+        raise ValueError(f"{dataset}: {nothing}")
+    return found, missing, notes
 
 
 def _part(clips: Clips, annotators: int, video: moments.Video) -> tuple[dict | None, str, int]:

@@ -42,23 +42,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     }  # fmt: skip
 
     def __init__(
-        self,
-        *,
-        source=None,
-        captions=None,
-        features=None,
-        media=None,
-        image_size: int = 224,
-        fps: float = 1.0,
-        most_frames: int = 64,
-        policy: str = "seconds",
-        text_features=None,
-        clip_length: float | None = None,
-        normalise: str = "l2",
-        strict: bool = False,
-        progress: bool = False,
-        **tfds_arguments,
-    ):
+        self, *, source=None, captions=None, features=None, media=None, image_size: int = 224, fps: float = 1.0,
+        most_frames: int = 64, policy: str = "seconds", text_features=None, clip_length: float | None = None,
+        normalise: str = "l2", strict: bool = False, progress: bool = False, **tfds_arguments,
+    ):  # fmt: skip
         """Checks everything.
 
         Args:
@@ -87,9 +74,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._strict, self._where = strict, self._lines or source
         self._media = media_files.open_media(places)
         items, broken, errors, found = self._read(places)
-        timed, told = own.moment_data(items, features, text_features, clip_length)
-        clips = (features, self._folder(source), text_features, clip_length, normalise)
-        self._features = own.Timed(items, *clips) if timed else own.Joined(feature_paths) if feature_paths else None
+        asked = (features, own.folder(source), text_features, clip_length, normalise)
+        self._features, told = own.opened(items, feature_paths, *asked)
+        timed = isinstance(self._features, own.Timed)
         self._videos: dict[str, video.Info] = {}  # by name
         items, unseen = self._check_visuals(items, errors, progress)
         self.recipe = self._made if self._videos else None
@@ -116,17 +103,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         where = ", ".join(map(str, places))
         raise ValueError(f"{self._where} has no .jsonl file, and {where} neither a picture nor a video")
 
-    @staticmethod
-    def _folder(source) -> pathlib.Path:
-        return pathlib.Path(source) if pathlib.Path(source).is_dir() else pathlib.Path(source).parent
-
     @classmethod
     def find_sources(
         cls, *, source=None, captions=None, features=None, media=None, text_features=None, **_
     ) -> list[pathlib.Path]:
         """The raw files that go in, found without reading them."""
         lines, found, places = own.files(source, captions, features, media)
-        found = (found or []) + (raw.find(text_features, cls._folder(source), "features") if text_features else [])
+        found = (found or []) + (raw.find(text_features, own.folder(source), "features") if text_features else [])
         files = [lines] if lines else []
         for place in found:
             files += raw.below(place, feature_files.SUFFIXES)
