@@ -9,7 +9,8 @@ cuts between photographs that stand still, which a threshold on neighbouring cli
 
 `make`: each clip shows one photograph; its features are the photograph's, square-rooted (they are rectified), reduced
 by a PCA of the training photographs, plus gaussian noise of `--noise` times their mean deviation, another for every
-clip. SLIDES gets captions.jsonl and features.npz; `python -m vlr_jax.prepare --dataset folder` reads it.
+clip. The last `--held_out` training videos become the split val, which checkpoints are picked by. SLIDES gets
+captions.jsonl and features.npz, which the configs `*_slideshows.py` prepare.
 
 `closed_form`: TF-IDF → ridge on the features of the training photographs' captions; the video is cut where neighbouring
 clips differ by more than `--cut` times the median difference; the answer is the segment whose mean feature has the
@@ -24,6 +25,8 @@ import pathlib
 import numpy as np
 import scipy.sparse
 
+TERMS = 4000  # of the closed form: a system of so many equations is solved
+
 
 def main() -> None:
     """Parses the command line and runs the subcommand."""
@@ -35,13 +38,14 @@ def main() -> None:
     parser.add_argument("--slides", type=pathlib.Path)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--noise", type=float, default=0.1)
+    parser.add_argument("--held_out", type=int, default=250)
     parser.add_argument("--cut", type=float, default=3.0)
     parser.add_argument("--ridge", type=float, default=1.0)
     parser.add_argument("--given", action="store_true")
     parser.add_argument("--random", action="store_true")
     options = parser.parse_args()
     if options.command == "make":
-        make(options.slideshows, options.flickr8k, options.out, options.dim, options.noise)
+        make(options.slideshows, options.flickr8k, options.out, options.dim, options.noise, options.held_out)
     else:
         print(json.dumps(closed_form(options), indent=1))
 
@@ -66,7 +70,9 @@ def components(photos: dict[str, np.ndarray], flickr8k: pathlib.Path, dim: int) 
     return mean, directions[:dim].T
 
 
-def make(slideshows: pathlib.Path, flickr8k: pathlib.Path, out: pathlib.Path, dim: int, noise: float) -> None:
+def make(
+    slideshows: pathlib.Path, flickr8k: pathlib.Path, out: pathlib.Path, dim: int, noise: float, held_out: int
+) -> None:
     """Writes `captions.jsonl` and `features.npz` into `out`, which must not hold them yet."""
     out.mkdir(parents=True, exist_ok=True)
     if (out / "features.npz").exists():
@@ -79,7 +85,7 @@ def make(slideshows: pathlib.Path, flickr8k: pathlib.Path, out: pathlib.Path, di
         videos = collections.defaultdict(list)
         for line in lines_of(slideshows / f"{split}.jsonl"):
             videos[line["vid"]].append(line)
-        for vid, queries in videos.items():
+        for place, (vid, queries) in enumerate(videos.items()):
             images, duration = queries[0]["clip_images"], queries[0]["duration"]
             clip = duration / images[-1][1]
             rows = np.concatenate([np.repeat(reduced[name][None], end - start, 0) for start, end, name in images])
@@ -88,7 +94,8 @@ def make(slideshows: pathlib.Path, flickr8k: pathlib.Path, out: pathlib.Path, di
             names.append(vid)
             texts = [{"id": q["qid"], "text": q["query"], "windows": q["relevant_windows"]} for q in queries]
             shown = [[start * clip, end * clip, name] for start, end, name in images]
-            captions.append({"media": vid, "split": split, "duration": duration, "texts": texts, "shown": shown})
+            named = "val" if split == "train" and place >= len(videos) - held_out else split
+            captions.append({"media": vid, "split": named, "duration": duration, "texts": texts, "shown": shown})
     np.savez(out / "features.npz", names=np.array(names), feat=np.stack(features))
     with open(out / "captions.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in captions)
@@ -96,11 +103,11 @@ def make(slideshows: pathlib.Path, flickr8k: pathlib.Path, out: pathlib.Path, di
 
 
 class TfIdf:
-    """Words and pairs of words of training texts → unit rows."""
+    """The most frequent words and pairs of words of training texts → unit rows."""
 
     def __init__(self, texts: list[str]):
         counts = collections.Counter(term for text in texts for term in set(self._terms(text)))
-        self._ids = {term: i for i, term in enumerate(term for term, n in counts.items() if n > 1)}
+        self._ids = {term: i for i, (term, _) in enumerate(counts.most_common(TERMS))}
         self._idf = np.array([np.log(len(texts) / counts[term]) for term in self._ids])
 
     def _terms(self, text: str) -> list[str]:
@@ -117,10 +124,7 @@ class TfIdf:
 
 
 def ridge(x: scipy.sparse.csr_matrix, y: np.ndarray, weight: float) -> np.ndarray:
-    """The map `[X, Y]` that is closest to y, its size paid with `weight`; by the dual form where rows are fewer."""
-    if x.shape[0] < x.shape[1]:
-        gram = (x @ x.T).toarray() + weight * np.eye(x.shape[0])
-        return x.T @ np.linalg.solve(gram, y)
+    """The map `[X, Y]` that is closest to y, its size paid with `weight`."""
     return np.linalg.solve((x.T @ x).toarray() + weight * np.eye(x.shape[1]), x.T @ y)
 
 
