@@ -40,7 +40,8 @@ class Clips:
     """The features of a set's videos and texts, and the seconds of their rows.
 
     Args:
-        features, normalise: of `backbones.Backbones`: `NAME=PATH,NAME=PATH,…` and the recipes. folder: where they are looked for first.
+        features, normalise: `NAME=PATH,NAME=PATH,…` and the recipes, of `backbones.Backbones`.
+        folder: where they are looked for first.
         text_features: a place with token features, by `qid{qid}` or `{qid}`; None: texts enter as words.
         clip_length: seconds of a row; None: each video's duration / rows.
 
@@ -186,10 +187,8 @@ def builder(dataset: str, about: Set) -> type[tfds.core.GeneratorBasedBuilder]:
         @property
         def moments(self) -> dict:
             """Of prepared.json; complete when all is written."""
-            return self._clips.about() | {
-                "annotators": self._annotators,
-                "defects": dict(sorted(self._defects.items())),
-            }
+            mended = dict(sorted(self._defects.items()))
+            return self._clips.about() | {"annotators": self._annotators, "defects": mended}
 
         def texts(self, split: str) -> list[list[str]]:
             """The texts of each video of a split."""
