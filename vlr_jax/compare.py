@@ -4,17 +4,17 @@ Reads the files of the runs alone; pictures are shown where the prepared data st
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+import types
 from typing import NamedTuple
 
-from vlr_jax import curves, files, page, pipeline
+from vlr_jax import curves, files, page, page_retrieval, pipeline, report
 from vlr_jax import text as texts
 
 LOWER_IS_BETTER = ("medR", "meanR")
-TILES = {"t2v_R@1": "text → visual, R@1 %", "v2t_R@1": "visual → text, R@1 %", "rsum": "rsum, all recalls together"}
 
 
 class Run(NamedTuple):
@@ -48,7 +48,8 @@ def read(a: str | os.PathLike, b: str | os.PathLike) -> tuple[Run, Run]:
     """Two runs from their workdirs.
 
     Raises:
-        ValueError: a folder holds nothing of a run, or one of its files cannot be read, or both are one.
+        ValueError: a folder holds nothing of a run, or one of its files cannot be read, or both are one, or the runs
+            are of different tasks.
     """
     folders = [pathlib.Path(folder).resolve() for folder in (a, b)]
     if folders[0] == folders[1]:
@@ -56,7 +57,20 @@ def read(a: str | os.PathLike, b: str | os.PathLike) -> tuple[Run, Run]:
     parts = 1
     while folders[0].parts[-parts:] == folders[1].parts[-parts:]:
         parts += 1
-    return tuple(Run(folder, "/".join(folder.parts[-parts:]), *page.read(folder)) for folder in folders)
+    runs = tuple(Run(folder, "/".join(folder.parts[-parts:]), *page.read(folder)) for folder in folders)
+    tasks = [_task(run) for run in runs]
+    if tasks[0] != tasks[1]:
+        raise ValueError(
+            f"{runs[0].name} is a run of task {tasks[0]}, {runs[1].name} of task {tasks[1]}: they measure different "
+            "things and have no number in common; name two runs of one task"
+        )
+    return runs
+
+
+def _task(run: Run) -> str:
+    """What its config says, or where that is not there what was evaluated."""
+    kinds = [report.part(found).NAME for found in run.result.get("evals", {}).values()]
+    return run.config.get("task") or ("moment" if "moment" in kinds else "retrieval")
 
 
 def write(a: Run, b: Run, output: str | os.PathLike) -> pathlib.Path:
@@ -67,12 +81,7 @@ def write(a: Run, b: Run, output: str | os.PathLike) -> pathlib.Path:
     """
     both, warned, evaluations = pairs(a, b), warnings(a, b), []
     for names in both:
-        queries, pictured = _queries(a, b, names) if comparable(a, b, names) else ([], True)
-        found = a.result["evals"][names[0]]
-        evaluations.append(
-            _numbers(a, b, names)
-            | {"queries": queries, "pictured": pictured, "meaning": page.meaning(names[0], found, a.config)}
-        )
+        evaluations.append(_numbers(a, b, names) | (_queries(a, b, names) if comparable(a, b, names) else {}))
     different, equal = _configs(a, b)
     html = page.render(
         "compare.html.jinja",
@@ -102,7 +111,7 @@ def write(a: Run, b: Run, output: str | os.PathLike) -> pathlib.Path:
 def pairs(a: Run, b: Run) -> list[tuple[str, str]]:
     """Evaluations of both runs that belong together: those of one name, then those of the same ids and metrics."""
     left, right = (run.result.get("evals", {}) for run in (a, b))
-    found = [(name, name) for name in left if name in right]
+    found = [(name, name) for name in left if name in right and report.part(left[name]) is report.part(right[name])]
     for name in (name for name in left if name not in right):
         others = (other for other in right if other not in left and other not in {two for _, two in found})
         found += [(name, other) for other in others if _kin(left[name], right[other])][:1]
@@ -138,7 +147,10 @@ def _graded(metric: str) -> bool:
 
 def _grades(a: Run, b: Run, names: tuple[str, str]) -> list[str]:
     """What the graded relevance of two evaluations is, in words."""
-    return [page.grades(name, run.result["evals"][name], run.config) for run, name in zip((a, b), names, strict=True)]
+    return [
+        page_retrieval.grades(name, run.result["evals"][name], run.config)
+        for run, name in zip((a, b), names, strict=True)
+    ]
 
 
 def warnings(a: Run, b: Run) -> list[str]:
@@ -203,30 +215,23 @@ def difference(one: float | None, two: float | None, metric: str) -> dict:
 
 def _numbers(a: Run, b: Run, names: tuple[str, str]) -> dict:
     """The tiles and the table of two evaluations."""
-    one, two = (run.result["evals"][name]["metrics"] for run, name in zip((a, b), names, strict=True))
-    every = {**one, **two}
+    one, two = (run.result["evals"][name] for run, name in zip((a, b), names, strict=True))
 
     def row(key):
-        return {
-            "a": page.number(one.get(key), key),
-            "b": page.number(two.get(key), key),
-            "difference": difference(one.get(key), two.get(key) if compares(a, b, names, key) else None, key),
-        }
+        left, right = one["metrics"].get(key), two["metrics"].get(key)
+        change = difference(left, right if compares(a, b, names, key) else None, key)
+        return {"a": page.number(left, key), "b": page.number(right, key), "difference": change}
 
-    ordered = page.columns(every)
-    directions = [
-        (label, [row(f"{direction}_{column}") for column in ordered])
-        for direction, label in page.DIRECTIONS.items()
-        if any(f"{direction}_{column}" in every for column in ordered)
-    ]
     return {
         "name": " and ".join(dict.fromkeys(names)),
         "comparable": comparable(a, b, names),
-        "tiles": [{"what": what} | row(key) for key, what in TILES.items() if key in every],
-        "columns": [page.heading(column) for column in ordered],
-        "directions": directions,
-        "further": [{"what": key} | row(key) for key in page.further(every)],
+        **_part(a, names).numbers(one, two, row),
     }
+
+
+def _part(a: Run, names: tuple[str, str]) -> types.ModuleType:
+    """Who shows a pair of evaluations; those of other kinds are no pair."""
+    return report.part(a.result["evals"][names[0]])
 
 
 def _facts(a: Run, b: Run) -> list[tuple[str, str, str]]:
@@ -252,41 +257,33 @@ def _notes(a: Run, b: Run) -> list[str]:
     return found
 
 
-def _queries(a: Run, b: Run, names: tuple[str, str]) -> tuple[list[dict], bool]:
-    """The queries that both runs kept, the sample first, with what each retrieved; whether there are pictures."""
+def _queries(a: Run, b: Run, names: tuple[str, str]) -> dict:
+    """The queries that both runs kept, the sample first, with what each found; whether there are pictures."""
+    part, found = _part(a, names), [run.result["evals"][name] for run, name in zip((a, b), names, strict=True)]
 
-    def kept(run, name):
-        examples = run.result["evals"][name].get("examples") or []
-        ordered = sorted(examples, key=lambda e: (e["direction"] != "t2v", e["kind"] != "sample"))
-        return {(e["direction"], e.get("text"), e.get("visual"), e["query"]): e for e in reversed(ordered)}
+    def kept(examples):
+        ordered = sorted(examples or [], key=lambda e: (e.get("direction", "t2v") != "t2v", e["kind"] != "sample"))
+        return {part.key(example): example for example in reversed(ordered)}
 
-    one, two = kept(a, names[0]), kept(b, names[1])
+    one, two = (kept(e.get("examples")) for e in found)
     common = [key for key in reversed(one) if key in two]
-    thumbs = (_thumbs(a, names[0]) or _thumbs(b, names[1])) if common else None
-    shown = []
-    for direction, label in page.DIRECTIONS.items():
-        examples = [
-            {"a": page.query(one[key], thumbs or _nothing), "b": page.query(two[key], thumbs or _nothing)}
-            for key in common
-            if key[0] == direction
-        ]
-        if examples:
-            shown.append({"title": label, "examples": examples})
-    return shown, thumbs is not None or not common
+    pictures = (_pictures(a, names[0]) or _pictures(b, names[1])) if common else None
+    runs = {letter: (name, e, run.config) for letter, name, e, run in zip("AB", names, found, (a, b), strict=True)}
+    pairs_of = [(one[key], two[key]) for key in common]
+    shown = part.same(pairs_of, runs, pictures or page.Pictures(lambda i: None, lambda i: ()))
+    return {"part": part.NAME, "pictured": pictures is not None or not common, **shown}
 
 
-def _nothing(position: int) -> None:
-    return None
-
-
-def _thumbs(run: Run, name: str) -> Callable[[int], bytes | None] | None:
-    """The small pictures of an evaluation's visuals; None where the data are gone, or are others than evaluated."""
+def _pictures(run: Run, name: str) -> page.Pictures | None:
+    """The pictures of an evaluation's visuals; None where the data are gone, or are others than evaluated."""
     try:
         tokenizer = texts.from_json((run.folder / "tokenizer.json").read_text(encoding="utf-8"))
         split = pipeline.open_split(run.config["data"] | run.config["evals"][name].get("data", {}), tokenizer)
     except (OSError, ValueError, KeyError):
         return None
-    return split.thumbs if split.ids_hash == run.result["evals"][name].get("ids") else None
+    if split.ids_hash != run.result["evals"][name].get("ids"):
+        return None
+    return page.Pictures(split.thumbs, functools.partial(page.frames, split))
 
 
 def table(a: Run, b: Run) -> str:

@@ -11,6 +11,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 POINTS = 400  # of a curve in the page; longer ones are thinned out
 COLOURS = ("#2563eb", "#ea580c", "#059669", "#7c3aed", "#db2777", "#0891b2", "#a16207", "#475569")
+MOMENTS = ("R1@0.3", "R1@0.5", "R1@0.7", "mAP", "mIoU")  # of all lengths
+HEADS = ("MR-full-mAP", "MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mIoU", "HL-min-VeryGood-Hit1")
+LEVEL, HIGHLIGHTS = "VeryGood", {"mAP": "mAP", "Hit1": "HIT@1"}
 INK, SOFT, LINE = "#0f172a", "#64748b", "#e2e8f0"
 STYLE = {
     "font.size": 9,
@@ -42,7 +45,7 @@ def charts(lines: list[dict], evals: dict) -> Iterable[tuple[str, Series, dict[s
         title, label = place(name)
         if title:
             found.setdefault(title, {})[label] = points
-    first = ("Training loss", "rsum", "recall", "Learning rate")
+    first = ("Training loss", "rsum", "recall", "moments", "highlights", "Learning rate")
     place_of = lambda title: next((i for i, part in enumerate(first) if part in title), len(first))
     for title in sorted(found, key=place_of):
         oracles = {f"oracle, {name}": (evals.get(name, {}).get("oracle") or {}).get("rsum") for name in found[title]}
@@ -64,7 +67,7 @@ def overlays(runs: dict[str, list[dict]]) -> Iterable[tuple[str, Series, bool]]:
     """
     gathered = {label: _gather(lines) for label, lines in runs.items()}
     first, *others = gathered.values()
-    rooms = ("train/loss", "rsum", "R@1", "NDCG", "tau", "train/lr", "train/grad_norm")
+    rooms = ("train/loss", "rsum", "R@1", *HEADS, "NDCG", "tau", "train/lr", "train/grad_norm")
     rank = lambda name: next((i for i, part in enumerate(rooms) if name.endswith(part) or f"_{part}@" in name), None)
     common = [name for name in first if place(name)[0] and all(name in other for other in others)]
     for name in sorted(common, key=lambda name: len(rooms) if rank(name) is None else rank(name)):
@@ -95,7 +98,7 @@ def place(name: str) -> tuple[str | None, str]:
         if rest == "steps_per_second":
             return None, ""
         if head == "loss":
-            return "Training loss", label.replace("/", ", ") or "total"
+            return _of_loss(label)
         if head in ("lr", "learning_rate"):
             return "Learning rate", label
         if head.endswith("norm"):
@@ -108,6 +111,8 @@ def place(name: str) -> tuple[str | None, str]:
         return f"In training: {head.replace('_', ' ')}", label.replace("_", " ", 1)
     if rest == "rsum":
         return "Sum of recalls (rsum)", room
+    if rest.startswith(("MR-", "HL-")):
+        return _of_moments(room, rest)
     direction, _, metric = rest.partition("_")
     if direction not in ("t2v", "v2t"):
         return f"{room}: further numbers", rest
@@ -119,6 +124,26 @@ def place(name: str) -> tuple[str | None, str]:
         if metric.startswith(starts):
             return f"{room}: {title}", f"{direction} {metric}"
     return None, ""
+
+
+def _of_loss(label: str) -> tuple[str, str]:
+    """Saliency and the decoder layers before the last one, told by a number at the end, are charts apart."""
+    if label.startswith("saliency_"):
+        return "Losses of saliency in training", label.removeprefix("saliency_").replace("_", " ")
+    name, _, layer = label.rpartition("_")
+    if layer.isdecimal():
+        return "Losses of earlier decoder layers in training", f"{name.replace('_', ' ')}, {layer}"
+    return "Training loss", label.replace("/", ", ") or "total"
+
+
+def _of_moments(room: str, name: str) -> tuple[str | None, str]:
+    """Of the numbers of moments, more than sixty, those that papers report; a table of the report has all."""
+    kind, part, metric = name.split("-", 2)
+    if kind == "HL":
+        return (f"{room}: highlights, {LEVEL}, %", HIGHLIGHTS[metric]) if part == LEVEL else (None, "")
+    if part == "full" and metric in MOMENTS:
+        return f"{room}: moments, %", metric
+    return (f"{room}: moments by length, mAP %", part) if metric == "mAP" else (None, "")
 
 
 def _of_batch(name: str) -> tuple[str, str]:

@@ -10,23 +10,33 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import jinja2
 
 import vlr_jax
 from vlr_jax import log
 
-DIRECTIONS = {"t2v": "text → visual", "v2t": "visual → text"}
-COLUMNS = ("R@1", "R@5", "R@10", "medR", "meanR", "NDCG", "tau", "mAP@R", "R-Precision")
-PERCENT = ("R@", "mAP@R", "R-Precision")
 # Of grade 0 to grade 1: always darker, so that the order is seen in grey and by the colour-blind (ColorBrewer YlGnBu).
 SHADES = ("#ffffd9", "#edf8b1", "#c7e9b4", "#7fcdbb", "#41b6c4", "#1d91c0", "#225ea8", "#253494", "#081d58")
-GRADES = {
-    "facts": "the share of the text's facts that are true in the visual",
-    "caption": "how close the text is to the visual's own captions, from 0 to 1",
-    "caption_cosine": "the best cosine of the text with the visual's own captions",
-}
+
+
+class Pictures(NamedTuple):
+    """What of the visuals of an evaluation's split can be shown.
+
+    Attributes:
+        thumb: position of a visual → JPEG or PNG bytes; None or empty where there is no picture.
+        frames: position of a visual → JPEG or PNG bytes, evenly spread over the video; none where none were kept.
+    """
+
+    thumb: Callable[[int], bytes | None]
+    frames: Callable[[int], Sequence[bytes]]
+
+
+def frames(split, i: int) -> Sequence[bytes]:
+    """The encoded frames of visual i that the records of a `split.Split` keep; none where they keep none."""
+    return split.record(i)["frames"] if split.prepared["frames"] else ()
 
 
 def read(workdir: str | os.PathLike) -> tuple[dict, dict, list[dict]]:
@@ -106,35 +116,18 @@ def flat(value, key: str = "") -> Iterable[tuple[str, str]]:
         yield key, value if isinstance(value, str) else json.dumps(value)
 
 
-def columns(metrics: Iterable[str]) -> list[str]:
-    """The metrics that exist per direction, without it, in the order of a table."""
-    names = dict.fromkeys(key[4:] for key in metrics if key[:4] in ("t2v_", "v2t_"))
-    order = {column: i for i, column in enumerate(COLUMNS)}
-    return sorted(names, key=lambda n: order.get("NDCG" if n.startswith("NDCG@") else n, len(COLUMNS)))
-
-
-def further(metrics: Iterable[str]) -> list[str]:
-    """The metrics that belong to no direction, but for rsum, which stands by itself."""
-    return [name for name in metrics if name[:4] not in ("t2v_", "v2t_") and name != "rsum"]
-
-
-def heading(column: str) -> str:
-    """A metric over its column."""
-    words = {"tau": "τ", "R-Precision": "R-Prec"}.get(column, column.replace("_", " "))
-    return words + (" %" if column.rpartition("_")[2].startswith(PERCENT) else "")
-
-
 def number(value, metric: str) -> str:
     """A metric's value in as many places as it deserves; a dash for what is no number."""
     if value is None or not math.isfinite(value):
         return "–"
-    if decimals(metric) == 3:
-        return f"{value:.3f}"
-    return f"{value:,.0f}" if metric.endswith("medR") and value == int(value) else f"{value:,.1f}"
+    whole = metric.endswith("medR") and value == int(value)
+    return f"{value:,.{0 if whole else decimals(metric)}f}"
 
 
 def decimals(metric: str) -> int:
-    """3 for what lies in [−1, 1], 1 for percentages and ranks."""
+    """3 for what lies in [−1, 1], 2 for moments as in their official evaluation, 1 for other percentages and ranks."""
+    if metric.startswith(("MR-", "HL-")):
+        return 2
     return 3 if any(part in metric for part in ("NDCG", "tau", "spearman")) else 1
 
 
@@ -165,54 +158,3 @@ def shade(grade: float) -> tuple[str, str]:
 def legend() -> list[tuple[str, str, str]]:
     """(grade, its colour, that of words on it) from 0 to 1."""
     return [(f"{grade / 5:.1f}", *shade(grade / 5)) for grade in range(6)]
-
-
-def grades(name: str, found: dict, config: dict) -> str:
-    """What an evaluation's graded relevance is, in a word or two: `facts`, `caption by tfidf:256`."""
-    relevance = found.get("relevance") or {}
-    kind = relevance.get("name") or config.get("evals", {}).get(name, {}).get("relevance", "facts")
-    encoder = (relevance.get("origin") or {}).get("encoder")
-    return f"{kind} by {encoder}" if encoder else kind
-
-
-def meaning(name: str, found: dict, config: dict) -> str | None:
-    """What the grades of an evaluation's examples say; None where they have none."""
-    if not any("grade" in item for example in found.get("examples") or [] for item in example["retrieved"]):
-        return None
-    kind, _, encoder = grades(name, found, config).partition(" by ")
-    words = GRADES.get(kind, f"relevance {kind}")
-    return f"{words}, by sentence vectors of {encoder}" if encoder else words
-
-
-def query(example: dict, thumbs: Callable[[int], bytes | None]) -> dict:
-    """One of a result's `examples` for the page: the query, the rank of its right answer, and what was retrieved."""
-    texts = example["direction"] == "v2t"
-
-    def image(item):
-        return picture(thumbs(item["visual"])) if item.get("visual") is not None else None
-
-    def item(one):
-        grade = one.get("grade")
-        colours = shade(grade) if grade is not None else None
-        return {
-            "name": one.get("name", ""),
-            "image": None if texts else image(one),
-            "score": f"{one['score']:.3f}",
-            "right": one["right"],
-            "grade": None if grade is None else f"{grade:.2f}" if one["right"] else _below_one(grade),
-            "colours": colours,
-        }
-
-    return {
-        "query": example["query"],
-        "image": image(example),
-        "rank": example["rank"],
-        "rank_text": f"{example['rank']:,}",
-        "texts": texts,
-        "found": [item(one) for one in example["retrieved"]],
-    }
-
-
-def _below_one(grade: float) -> str:
-    """Two places, but 1.00 is for true pairs alone: the grade of any other is below it, be it ever so close."""
-    return f"{min(grade, 0.99):.2f}"
