@@ -46,44 +46,43 @@ def assign(costs: Array, where: Array) -> Array:
         costs: float `[..., M, G]`, finite.
         where: bool, broadcasts to `[..., G]`, the columns that are true moments and no padding.
     """
-    shape = costs.shape
-    where = jnp.broadcast_to(where, (*shape[:-2], shape[-1])).reshape(-1, shape[-1])
-    costs = jax.lax.stop_gradient(costs).astype(jnp.float32).reshape(-1, *shape[-2:])
-    found = _by_sets(costs, where) if shape[-1] <= MOST else jax.vmap(_hungarian)(costs, where)
-    return (found & where[:, None, :]).reshape(shape)
+    where = jnp.broadcast_to(where, (*costs.shape[:-2], costs.shape[-1]))
+    costs = jax.lax.stop_gradient(costs).astype(jnp.float32)
+    one = _by_sets if costs.shape[-1] <= MOST else _hungarian
+    for _ in costs.shape[:-2]:  # not flat: layers and rows of a batch in one axis would not stay on their devices
+        one = jax.vmap(one)
+    return one(costs, where) & where[..., None, :]
 
 
 def _by_sets(costs: Array, where: Array) -> Array:
-    """`[N, M, G]`, bool `[N, G]` → bool `[N, M, G]`.
+    """`[M, G]`, bool `[G]` → bool `[M, G]`.
 
     cheapest[S]: with the queries so far, each member of S having one. The next query takes none, or one member g of S:
     min(cheapest[S], cheapest[S \\ g] + cost of g).
     """
-    rows, queries, count = costs.shape
+    queries, count = costs.shape
     sets, members = np.arange(2**count), np.arange(count)
     inside = (sets >> members[:, None]) & 1 > 0  # [G, 2^G]
     without = np.where(inside, sets ^ (1 << members[:, None]), 0)
-    size = inside.sum(0)
 
     def forward(cheapest, cost):
-        taking = jnp.where(inside, cheapest[:, without] + cost[:, :, None], jnp.inf)  # [N, G, 2^G]
-        best = jnp.min(taking, axis=1)
-        taken = jnp.where(best < cheapest, jnp.argmin(taking, axis=1), count)  # [N, 2^G]
+        taking = jnp.where(inside, cheapest[without] + cost[:, None], jnp.inf)  # [G, 2^G]
+        best = jnp.min(taking, axis=0)
+        taken = jnp.where(best < cheapest, jnp.argmin(taking, axis=0), count)  # [2^G]
         return jnp.minimum(best, cheapest), taken
 
-    nothing = jnp.where(sets == 0, 0.0, jnp.inf) + jnp.zeros_like(costs[:, :1, 0])  # [N, 2^G]
-    cheapest, taken = jax.lax.scan(forward, nothing, costs.swapaxes(0, 1), unroll=True)
-    wanted = jnp.minimum(jnp.sum(where, axis=1), queries)[:, None]
-    foreign = jnp.any(inside & ~where[:, :, None], axis=1)
-    last = jnp.argmin(jnp.where((size == wanted) & ~foreign, cheapest, jnp.inf), axis=1)
+    nothing = jnp.where(sets == 0, 0.0, jnp.inf)
+    cheapest, taken = jax.lax.scan(forward, nothing, costs, unroll=True)
+    wanted = jnp.minimum(jnp.sum(where), queries)
+    foreign = jnp.any(inside & ~where[:, None], axis=0)
+    last = jnp.argmin(jnp.where((inside.sum(0) == wanted) & ~foreign, cheapest, jnp.inf))
 
     def backward(left, taken):
-        member = jnp.sum(jnp.where(sets == left[:, None], taken, 0), axis=1)
-        pair = members == member[:, None]  # [N, G]
-        return left - jnp.sum(jnp.where(pair, 1 << members, 0), axis=1), pair
+        member = jnp.sum(jnp.where(sets == left, taken, 0))
+        pair = members == member  # [G]
+        return left - jnp.sum(jnp.where(pair, 1 << members, 0)), pair
 
-    _, pairs = jax.lax.scan(backward, last, taken, reverse=True, unroll=True)
-    return pairs.swapaxes(0, 1)
+    return jax.lax.scan(backward, last, taken, reverse=True, unroll=True)[1]
 
 
 def _hungarian(costs: Array, where: Array) -> Array:
