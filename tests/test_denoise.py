@@ -111,7 +111,7 @@ class TestResampling:
 
 @pytest.mark.parametrize("case, stride", [("0", 1), ("1", 2)])
 def test_dat(golden, case, stride):
-    """DAT's two-dimensional attention of the pieces here: filters row by row, re-sampling along one axis, then the other.
+    """DAT's two-dimensional attention of the pieces here: filters row by row, positions one axis after the other.
 
     What is its own: its reference points and units, and zeros beyond the border, put around the picture.
     """

@@ -118,12 +118,12 @@ class Model(nn.Module):
             texts = (tokens.text, tokens.text_mask, sentence)
             levels = self.levels(tokens.visual, tokens.visual_mask, *texts)
             gate = levels.alignment
-            extra["alignment"] = gate[:rows]
+            extra["alignment"] = grounding.apart(gate, rows)[0]
             if train and ("saliency" in batch or "spans" in batch):
                 found = self._contrast(levels, batch)
         clips = self.interaction(tokens, gate, train=train)
         memory, points = self._encode(clips, tokens, sentence, gate, train)
-        extra |= {name: value[:rows] for name, value in points.items()}
+        extra |= {name: grounding.apart(value, rows)[0] for name, value in points.items()}
         rest = (tokens.position, tokens.visual_mask, rows)
         answer = self.answer(memory[:, 1:], memory[:, 0], *rest, train=train)
         return Moments(**answer, **found, extra=extra)
@@ -135,8 +135,8 @@ class Model(nn.Module):
         return self.encoder(*joined, train=train), {}
 
     def _contrast(self, levels: Levels, batch: dict[str, Array]) -> dict[str, dict[str, Array]]:
-        """What trains the levels; of the batch's pairs, without the negative texts behind them."""
-        levels = jax.tree.map(lambda x: x[: len(batch["visual"])], levels)
+        """What trains the levels; of the batch's pairs, without the negative texts beside them."""
+        levels = jax.tree.map(lambda x: grounding.apart(x, len(batch["visual"]))[0], levels)
         mask, valid = batch["visual_mask"], batch["valid"]
         positive = relevant_clips(batch)
         mean = lambda x: jnp.sum(jnp.where(valid, x, 0)) / jnp.maximum(jnp.sum(valid), 1)
