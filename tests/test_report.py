@@ -6,8 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from test_timelines import example as timed
 
-from vlr_jax import compare, curves, page, report
+from vlr_jax import compare, curves, media, moment_metrics, moment_protocols, page, predictions, report
 
 JPEG, PNG = b"\xff\xd8\xff\xe0 a jpeg", b"\x89PNG\r\n\x1a\n a png"
 NAMES = ("v2t_R@1", "v2t_R@5", "v2t_R@10", "v2t_medR", "v2t_meanR", "v2t_NDCG@10", "v2t_tau", "v2t_mAP@R")
@@ -359,6 +360,9 @@ def test_smooth_keeps_a_constant_and_averages():
     [
         ("train/loss", ("Training loss", "total")),
         ("train/loss/hard/t2v", ("Training loss", "hard, t2v")),
+        ("train/loss/span_l1", ("Training loss", "span_l1")),
+        ("train/loss/span_l1_0", ("Losses of earlier decoder layers in training", "span l1, 0")),
+        ("train/loss/saliency_rank", ("Losses of saliency in training", "rank")),
         ("train/lr", ("Learning rate", "")),
         ("train/lr/text", ("Learning rate", "text")),
         ("train/update_norm", ("Norms", "updates")),
@@ -376,6 +380,11 @@ def test_smooth_keeps_a_constant_and_averages():
         ("val/v2t_NDCG@10", ("val: graded relevance", "v2t NDCG@10")),
         ("val/t2v_medR", (None, "")),
         ("val/loss", ("val: further numbers", "loss")),
+        ("val/MR-full-R1@0.7", ("val: moments, %", "R1@0.7")),
+        ("val/MR-full-R1@0.75", (None, "")),
+        ("val/MR-short-mAP", ("val: moments by length, mAP %", "short")),
+        ("val/HL-min-VeryGood-Hit1", ("val: highlights, VeryGood, %", "HIT@1")),
+        ("val/HL-min-Fair-mAP", (None, "")),
     ],
 )
 def test_place(name, chart):
@@ -385,3 +394,174 @@ def test_place(name, chart):
 def test_the_same_numbers_give_the_same_picture():
     series = {"t2v R@1": (np.arange(5), np.arange(5.0)), "v2t R@1": (np.arange(5), np.arange(5.0) ** 2)}
     assert curves.draw(series, {"oracle": 20.0}) == curves.draw(series, {"oracle": 20.0})
+
+
+def moments(protocol="qvhighlights", shift=0.0, kinds=("best", "sample"), **changes) -> dict:
+    """A result as `evaluators/moment.py` gives it, of two texts with saliency; `timed` is its example of each kind."""
+    truth, lines = [], []
+    for qid, start in (("a", 4.0), ("b", 12.0)):
+        video = {"qid": qid, "query": "q", "vid": "v", "duration": 24.0}
+        grades = {"relevant_clip_ids": [int(start // 2)], "saliency_scores": [[4, 4, 3]]}
+        truth.append(video | {"relevant_windows": [[start, start + 6.0]]} | grades)
+        windows = [[start + shift, start + shift + 6.0, 0.9], [0.0, 20.0, 0.5]]
+        lines.append(video | {"pred_relevant_windows": windows, "pred_saliency_scores": [*map(float, range(12))]})
+    measured = moment_metrics.measure(predictions.check(lines, truth), moment_protocols.protocol(protocol))
+    return {
+        "metrics": moment_metrics.flatten(measured),
+        "brief": measured["brief"],
+        "protocol": protocol,
+        "visuals": 250,
+        "texts": 1550,
+        "unlabelled": 3,
+        "ids": "0123456789abcdef" * 4,
+        "truncated": 0,
+        "notes": {"saliency is shorter than its video: <padded> with 0": 17},
+        "calibration": [2.5, -0.75],
+        "finite": True,
+        "examples": [timed(kind=kind) for kind in kinds],
+    } | changes
+
+
+def nothing(name, position):
+    return None
+
+
+def test_page_of_moments(tmp_path):
+    folder = workdir(tmp_path, results={"te st": moments()}, task="moment")
+    path = report.write(folder, thumbs=nothing)
+    shown, text = Page(path), path.read_text()
+    for part in (
+        "R1@0.5 100.00 % first windows with IoU ≥ 0.5",
+        "R1@0.7 100.00 % first windows with IoU ≥ 0.7",
+        "highlight HIT@1 0.00 %",
+        "length R1@0.5 R1@0.7 mAP mAP@0.5 mAP@0.75",
+        "full 100.00 100.00 100.00 100.00 100.00 short 0–10 s 100.00 100.00 100.00 100.00 100.00 middle 10–30 s – – –",
+        "highlights, at least mAP HIT@1 Fair",
+        f"All {len(moments()['metrics'])} numbers",
+        "protocol qvhighlights videos 250 texts 1,550 without windows, not evaluated 3",
+        "saliency is shorter than its video: <padded> with 0 17",
+        "P(relevant) σ(2.5 · saliency -0.75)",
+        "Queries on te st",
+        "Best whose first window fits a true one best",
+        "a <u>dog</u> & a cat <b>v</b> · 24 s · context moved by",
+        "IoU 0.60",
+        "alignment of each clip with the text",
+    ):
+        assert part in shown.text, part
+    assert not {"script", "link", "u"} & {tag for tag, _ in shown.tags} and "<u>" not in text
+    assert not re.search(r"https?://|url\(|@import", text) and "NO:" not in shown.text
+    assert re.search(r'<td class="brief" title="MR-short-mAP">100.00', text)
+    assert re.search(r'<td title="MR-short-R1@0.5">100.00', text)
+    assert all(f'title="{name}"' in text for name in moments()["metrics"])
+
+
+def test_timelines_are_told_to_those_who_do_not_see_them(tmp_path):
+    path = report.write(workdir(tmp_path, results={"te st": moments(), "val": moments()}), thumbs=nothing)
+    shown, text = Page(path), path.read_text()
+    drawn = [attributes for tag, attributes in shown.tags if tag == "svg"]
+    ids = [attributes["id"] for _, attributes in shown.tags if "id" in attributes]
+    assert len(drawn) == 4 and len(ids) == len(set(ids)) == 8
+    for attributes in drawn:
+        assert attributes["role"] == "img"
+        assert set(attributes["aria-labelledby"].split(" ")) <= set(ids)
+    assert "True: 2.0 to 6.0 s, 18.0 to 24.0 s. Predicted: 2.0 to 8.0 s (score 0.90), 12.0 to 62.0 s" in text
+    assert "“a &lt;u&gt;dog&lt;/u&gt; &amp; a cat” in &lt;b&gt;v&lt;/b&gt;" in text
+    assert text.count('class="window first"') == 4 and text.count('class="true"') == 4 * 2 + 2
+    assert "nan" not in "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+
+
+def test_timelines_show_frames_or_else_the_thumbnail(tmp_path):
+    folder = workdir(tmp_path, results={"test": moments(kinds=("worst",))})
+    jpegs = [media.encode_jpeg(np.full((30, 40, 3), 20 * i, np.uint8)) for i in range(10)]
+    asked = []
+    frames = lambda name, position: asked.append((name, position)) or jpegs
+    text = report.write(folder, thumbs=thumb, frames=frames).read_text()
+    assert text.count("<image ") == text.count("data:image/jpeg") == 8 and asked == [("test", 7)]
+    text = report.write(folder, thumbs=thumb).read_text()
+    assert "<image " not in text and text.count('<img src="data:image/jpeg') == 1
+    split = type("Split", (), {"prepared": {"frames": None}})
+    assert page.frames(split, 0) == ()
+    split = type("Split", (), {"prepared": {"frames": {"count": 2}}, "record": lambda self, i: {"frames": [i]}})
+    assert page.frames(split(), 5) == [5]
+
+
+@pytest.mark.parametrize("protocol", moment_protocols.PROTOCOLS)
+def test_moments_of_every_protocol(tmp_path, protocol):
+    found = moments(protocol)
+    path = report.write(workdir(tmp_path, results={"test": found}, points=1), thumbs=nothing)
+    shown, text = Page(path), path.read_text()
+    brief = [name.removesuffix("-key") for name in found["brief"]]
+    assert all(f'title="{name}"' in text for name in (*found["metrics"], *brief))
+    assert set(re.findall(r'class="brief" title="([^"]+)"', text)) == set(brief)
+    assert ("mIoU" in shown.text) == moment_protocols.protocol(protocol).mean_iou
+    assert shown.text.count("R1@0.5 100.00 %") == 1
+
+
+def test_moments_without_saliency_examples_and_finite_numbers(tmp_path):
+    metrics = {name: value for name, value in moments()["metrics"].items() if not name.startswith("HL")}
+    bare = dict(examples=[], calibration=None, notes={}, unlabelled=0, finite=False)
+    found = moments(metrics=metrics, brief={"MR-full-mAP": 1.0, "MR-long-mAP": None}, **bare)
+    shown = Page(report.write(workdir(tmp_path, results={"test": found}, points=1), thumbs=nothing))
+    for absent in ("highlights, at least", "HIT@1", "P(relevant)", "not evaluated", "Queries on"):
+        assert absent not in shown.text
+    assert "NO: windows, scores or saliency are not numbers" in shown.text and "long 30–150 s –" in shown.text
+
+
+def test_retrieval_and_moments_of_one_run(tmp_path):
+    """A moment model that also finds the video."""
+    both = {"test": result(examples=[]), "moments": moments()}
+    shown = Page(report.write(workdir(tmp_path, results=both, task="moment"), thumbs=nothing))
+    assert "text → visual, R@1" in shown.text and "Queries on moments" in shown.text
+
+
+def test_two_moment_runs(tmp_path):
+    one = {"test": moments(), "val": result(finite=True, examples=[])}
+    other = {"test": moments(shift=2.5, kinds=("worst", "sample")), "val": moments(examples=[])}
+    shown, printed, warned = two(tmp_path, one, other, points=3)
+    for part in (
+        "R1@0.5 A 100.00 B 0.00 ▼ −100.00",
+        "full A 100.00",
+        "short 0–10 s A 100.00",
+        "▼ −100.00",
+        "highlight mAP highlight HIT@1 Fair",
+        f"All {len(moments()['metrics'])} numbers by their official names A B B − A HL-min-Fair-mAP",
+        "The same queries on test",
+        "A IoU 0.60 B IoU 0.60",
+        "A: context moved by",
+    ):
+        assert part in shown.text, part
+    drawn = [attributes for tag, attributes in shown.tags if tag == "svg"]
+    assert len(drawn) == 1
+    assert [a["class"] for tag, a in shown.tags if tag == "g"] == ["model a", "model b"]
+    assert warned == ["only A has the evaluation val", "only B has the evaluation val"]
+    assert re.search(r"MR-full-R1@0.5 +100.00 +0.00 +−100.00", printed)
+
+
+def test_a_moment_run_and_a_retrieval_run_are_not_compared(tmp_path, capsys):
+    a = workdir(tmp_path / "a", results={"test": moments()}, task="moment")
+    b = workdir(tmp_path / "b", results={"test": result()}, task="retrieval")
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(ValueError, match="a run of task .*, . of task .*name two runs of one task"):
+            compare.read(*pair)
+    assert compare.main([str(a), str(b), "--output", str(tmp_path / "no.html")]) == 2
+    assert "a is a run of task moment, b of task retrieval" in capsys.readouterr().err
+    assert not (tmp_path / "no.html").exists()
+    for folder in (a, b):  # without their configs, what was evaluated tells
+        (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="task moment, b of task retrieval"):
+        compare.read(a, b)
+
+
+def test_curves_of_moments_are_few():
+    names = [*moments()["metrics"], *moments("charades_sta")["metrics"]]
+    found = {curves.place(f"val/{name}") for name in names} - {(None, "")}
+    assert {title for title, _ in found} == {
+        "val: moments, %",
+        "val: moments by length, mAP %",
+        "val: highlights, VeryGood, %",
+    }
+    assert {label for title, label in found if title == "val: moments, %"} == {*curves.MOMENTS}
+    lines = [{"step": step} | {f"val/{name}": 1.0 for name in names} for step in (1, 2)]
+    assert 3 == len(list(curves.charts(lines, {})))
+    heads = [title for title, _, head in curves.overlays({"A": lines, "B": lines}) if head]
+    assert heads[0] == "val: moments, % · mAP" and "val: highlights, VeryGood, % · HIT@1" in heads and len(heads) == 5

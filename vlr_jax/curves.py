@@ -138,7 +138,7 @@ def _of_loss(label: str) -> tuple[str, str]:
 
 def _of_moments(room: str, name: str) -> tuple[str | None, str]:
     """Of the numbers of moments, more than sixty, those that papers report; a table of the report has all."""
-    kind, part, metric = name.split("-", 2)
+    kind, *_, part, metric = name.split("-")
     if kind == "HL":
         return (f"{room}: highlights, {LEVEL}, %", HIGHLIGHTS[metric]) if part == LEVEL else (None, "")
     if part == "full" and metric in MOMENTS:
