@@ -15,14 +15,28 @@ import pytest
 from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
-from vlr_jax import compare, config, log, main, optim, prepare, protocols, sentence, sharding, train
+from vlr_jax import (
+    compare,
+    config,
+    log,
+    main,
+    moment_metrics,
+    moment_protocols,
+    optim,
+    prepare,
+    protocols,
+    sentence,
+    sharding,
+    train,
+)
 from vlr_jax.resolve import resolve
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((REPO / "configs").glob("*.py"))
 
 
-VIDEO_SPLITS = {name: ("train", "val", "test") for name in ("msrvtt", "msvd", "lsmdc", "didemo", "activitynet")}
+VIDEOS = ("msrvtt", "msvd", "lsmdc", "didemo", "activitynet", "qvhighlights", "tacos", "activitynet_moments")
+VIDEO_SPLITS = {name: ("train", "val", "test") for name in VIDEOS}
 
 
 def load(path, arg="") -> ConfigDict:
@@ -63,7 +77,8 @@ def fits_the_release(plan):
         counts[name] = ("train", "dev", "test")
     for evaluation in plan["evals"].values():
         assert counts[name] is None or evaluation["data"]["split"] in counts[name]
-        assert evaluation.get("protocol", protocols.NONE) in {*protocols.PROTOCOLS, protocols.NONE}
+        known = moment_protocols.PROTOCOLS if evaluation["name"] == "moment" else protocols.PROTOCOLS
+        assert evaluation.get("protocol", protocols.NONE) in {*known, protocols.NONE}
     assert counts[name] is None or plan["data"]["split"] in counts[name]
 
 
@@ -88,29 +103,53 @@ def one_of_each_model(files) -> list[pathlib.Path]:
     return sorted({path for _, path in models.values()} | {path for path in files if path.stem == "quickstart"})
 
 
-TRACED = ("clip4clip_didemo", "prota_msrvtt", "visern_msrvtt")  # of the many alike on ViT-B/32 and regions of frames
+TRACED = ("clip4clip_didemo", "prota_msrvtt", "visern_msrvtt", "cdnet_charades_sta", "qd_detr_qvhighlights")  # of many
 
 
 def _full(path):
-    big = path.stem.startswith(("clip4clip_", "clip_", "prota_", "visern_"))
+    big = path.stem.startswith(("clip4clip_", "clip_", "prota_", "visern_", "moment_detr_", "qd_detr_", "cdnet_"))
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (big and path.stem not in TRACED))
+
+
+def moments_of_full_size(plan) -> tuple[dict, dict]:
+    """What such data look like, and a batch, as shapes."""
+    rows, make = plan["batch_size"], jax.ShapeDtypeStruct
+    states = plan["text"]["name"] == "states"
+    clips = (plan["data"].get("buckets") or [75])[-1]
+    length = plan["text"].get("length", 18)
+    text = ((rows, length, 512), "float16") if states else ((rows, length), "int32")
+    batch = dict(visual=make((rows, clips, 2816), "float16"), visual_mask=make((rows, clips), bool),
+                 text=make(*text), text_mask=make((rows, length), bool), saliency=make((rows, clips), "float32"),
+                 spans=make((rows, 5, 2), "float32"), spans_mask=make((rows, 5), bool),
+                 saliency_pairs=make((rows, 2, 2), "int32"), duration=make((rows,), "float32"),
+                 source_id=make((rows,), "int32"))  # fmt: skip
+    return dict(vocabulary=5000, visual_dim=2816, text_dim=512 if states else None, backbones=[]), batch
 
 
 @pytest.mark.parametrize("path", map(_full, FILES))
 def test_step_fits_together_at_full_size(path):
     """Model, losses, relevance and optimizer of the config itself, traced on data of its usual widths."""
     plan = config.complete(load(path))
+    if plan["task"] == "moment":
+        spec, batch = moments_of_full_size(plan)
+        return traced(plan, spec, batch)
     rows, length = plan["batch_size"], plan["text"]["length"]
     make, frames, wide = jax.ShapeDtypeStruct, plan["data"].get("frames"), plan["data"].get("frame_size")
     shape, dtype = ((36, 2048), "float16") if frames is None else ((frames, 36, 2048), "float16")
     if wide:  # CLIP on frames
         shape, dtype = (frames or 1, wide, wide, 3), "uint8"
-    task = train.make_task(plan, dict(vocabulary=5000, visual_dim=None if wide else 2048))
     batch = dict(visual=make((rows, *shape), dtype), visual_mask=make((rows, *shape[:1 if wide else -1]), bool),
                  text=make((rows, length), "int32"), text_mask=make((rows, length), bool),
-                 visual_id=make((rows,), "int32"), text_id=make((rows,), "int32"), valid=make((rows,), bool),
                  caption_vec=make((rows, 64), "float16"),
                  visual_caption_vecs=make((rows, 5, 64), "float16"))  # fmt: skip
+    return traced(plan, dict(vocabulary=5000, visual_dim=None if wide else 2048), batch)
+
+
+def traced(plan, spec, batch):
+    """Init and loss of a config's task, as shapes."""
+    rows, make = plan["batch_size"], jax.ShapeDtypeStruct
+    ids = dict(visual_id=make((rows,), "int32"), text_id=make((rows,), "int32"), valid=make((rows,), bool))
+    task, batch = train.make_task(plan, spec), batch | ids
     with jax.set_mesh(sharding.make_mesh({"data": -1})):
         variables = jax.eval_shape(task.init, jax.random.key(0), batch)
         optim.make(plan["optim"], variables["params"], steps=plan["steps"], steps_per_epoch=100)
@@ -121,7 +160,7 @@ def test_step_fits_together_at_full_size(path):
 
 def _smoke(path):
     """These compile for 15 s and more; what their training needs of the loop, other tests have."""
-    slow = path.stem.startswith(("rvse", "clip", "prota", "visern"))
+    slow = path.stem.startswith(("rvse", "clip", "prota", "visern", "moment_detr", "cdnet"))
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * slow)
 
 
@@ -135,7 +174,13 @@ def test_smoke(path, tmp_path, monkeypatch):
     assert set(result["evals"]) == set(plan["evals"]) and result["step"] in range(1, 5)
     assert result["selected_on"] == config.selected_on(plan)
     assert pathlib.Path("run/report.html").stat().st_size > 10_000
-    for evaluation in result["evals"].values():
+    for name, evaluation in result["evals"].items():
+        if plan["task"] == "moment":
+            assert set(evaluation["metrics"]) <= set(
+                moment_metrics.names(plan["evals"][name]["protocol"], saliency=True)
+            )
+            assert evaluation["finite"] and evaluation["texts"] and evaluation["examples"]
+            continue
         sums = [value for name, value in evaluation["metrics"].items() if name.endswith("rsum")]
         assert sums and all(0 <= value <= 600 for value in sums)
     if path.stem == "quickstart":

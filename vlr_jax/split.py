@@ -200,7 +200,8 @@ class Split:
         Every epoch is shuffled anew and trimmed to whole global batches, so a batch never spans two epochs.
 
         Raises:
-            ValueError: fewer rows than one batch, or a batch that the processes can't share, or no rows at all.
+            ValueError: fewer rows than one batch, or a batch that the processes can't share, or no rows at all; videos
+                longer than the largest bucket.
         """
         (index, count), pairs = process, self.size(view)
         whole = pairs // batch_size * batch_size
@@ -211,6 +212,7 @@ class Split:
             )
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         if view == "moments":
+            self.timeline.check_fits(self.ids("moments"))
             planned = buckets.Batches(self.padded("moments"), batch_size, seed)
             ds = grain.MapDataset.range(MOST_BATCHES).map(lambda i: self._planned(planned[i], seed, process))
             iterator = iter(ds.to_iter_dataset(options))

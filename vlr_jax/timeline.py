@@ -61,6 +61,15 @@ class Timeline:
         """The clips that a video is padded to; beyond the largest bucket, that one."""
         return self.buckets[min(int(np.searchsorted(self.buckets, self.clips[visual])), len(self.buckets) - 1)]
 
+    def check_fits(self, texts: np.ndarray) -> None:
+        """Raises ValueError if a video of these texts has more clips than the largest bucket: labels need it whole."""
+        clips, most = self.clips[self.owner[texts]], self.buckets[-1]
+        if clips.max() > most:
+            raise ValueError(
+                f"{int((clips > most).sum()):,} of {len(texts):,} texts to train on are of videos longer than {most} "
+                f"clips, the last of config.data.buckets; the longest has {int(clips.max())}"
+            )
+
     def graded(self, t: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Of text t the clips that people graded, int `[C]`, and the grades `[C, A]` of A people; None without."""
         if self._graded is None or not len(self._graded[t][0]):

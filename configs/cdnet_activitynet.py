@@ -1,0 +1,48 @@
+"""CDNet (Ma et al., arXiv 2408.07600) on ActivityNet Captions.
+
+Expect no published number: CDNet was not run on this set. QSD and CDD are INFERRED (docs/methods.md), hyper-
+parameters are those of TACoS.
+
+SOURCE: the annotations, and beside them the features of the field: C3D (500, 2D-TAN's h5), rows spread over the
+duration; texts as words (docs/datasets.md).
+
+python -m vlr_jax.main --config configs/cdnet_activitynet.py --config.data.source=SOURCE
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    smoke = arg == "smoke"
+    c = ConfigDict()
+    epoch = 2 if smoke else 1169  # steps: 37,419 queries in batches of 32
+    c.task, c.seed, c.batch_size, c.steps = "moment", 0, 8 if smoke else 32, 4 if smoke else 100 * epoch
+    if smoke:
+        options = dict(kind="moments", train=16, val=8, test=8, clips=24, queries=2, size=0)
+        c.data = dict(name="scenes", root="data/moments-smoke", split="train", options=options)
+        c.text = dict(name="words", length=16)
+        size = dict(dim=16, heads=2, hidden=32, queries=4, word_dim=8, gru_dim=16)
+    else:
+        options = dict(features="c3d=sub_activitynet_v1-3.c3d.hdf5")
+        c.data = dict(
+            name="activitynet_moments",
+            root="data/activitynet-moments",
+            split="train",
+            source="",
+            options=options,
+            buckets=[64, 128, 256, 1024],
+        )
+        c.text = dict(name="words", length=32, min_count=2)
+        size = dict(dim=256, heads=8, hidden=1024, queries=10)
+    c.model = dict(name="cdnet", dropout=0.1, input_dropout=0.5, groups=4, stride=2, offset_range=8.0, **size)
+    c.spans = dict(saliency=4.0)
+    c.losses, c.relevance = dict(info_nce=dict(temperature=0.07, weight=0.3)), dict(name="moment")
+    c.regularisers = dict(fine=0.5)
+    c.optim = dict(name="adamw", lr=2e-4, decay=1e-4, clip=0.1)
+    found = dict(name="moment", protocol="activitynet")
+    c.evals = dict(
+        val=dict(**found, every=epoch if smoke else 2 * epoch, data=dict(split="val")),
+        test=dict(**found, every=0, data=dict(split="test")),
+    )
+    c.best, c.select_on_test = "val/MR-full-R1@0.7", False
+    return c

@@ -1,0 +1,42 @@
+"""QD-DETR (Moon et al., CVPR 2023) on TACoS.
+
+Expect no number of QD-DETR's own paper. Hyper-parameters: INFERRED, those of CG-DETR's code for this set (batch 32,
+lr 2e-4).
+
+SOURCE: the annotations, and beside them the features of the field: SlowFast (2,304) and CLIP ViT-B/32 (512), clips of
+2 s; texts as states of its tokens, `clip_text_features` (docs/datasets.md).
+
+python -m vlr_jax.main --config configs/qd_detr_tacos.py --config.data.source=SOURCE
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    smoke = arg == "smoke"
+    c = ConfigDict()
+    epoch = 2 if smoke else 305  # steps: 9,790 queries in batches of 32
+    c.task, c.seed, c.batch_size, c.steps = "moment", 0, 8 if smoke else 32, 4 if smoke else 200 * epoch
+    if smoke:
+        options = dict(kind="moments", train=16, val=8, test=8, clips=24, queries=2, size=0)
+        c.data = dict(name="scenes", root="data/moments-smoke", split="train", options=options)
+        c.text = dict(name="words", length=16)
+        size = dict(dim=16, heads=2, hidden=32, queries=4, word_dim=8, gru_dim=16)
+    else:
+        options = dict(features="slowfast=slowfast_features,clip=clip_features", text_features="clip_text_features")
+        c.data = dict(
+            name="tacos", root="data/tacos", split="train", source="", options=options, buckets=[128, 256, 512, 768]
+        )
+        c.text = dict(name="states", length=32)
+        size = dict(dim=256, heads=8, hidden=1024, queries=10)
+    c.model = dict(name="qd_detr", dropout=0.1, input_dropout=0.5, **size)
+    c.spans = dict(saliency=4.0)
+    c.losses, c.relevance = dict(), dict(name="moment")
+    c.optim = dict(name="adamw", lr=2e-4, decay=1e-4, clip=0.1)
+    found = dict(name="moment", protocol="tacos")
+    c.evals = dict(
+        val=dict(**found, every=epoch if smoke else 5 * epoch, data=dict(split="val")),
+        test=dict(**found, every=0, data=dict(split="test")),
+    )
+    c.best, c.select_on_test = "val/MR-full-R1@0.7", False
+    return c
