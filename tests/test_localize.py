@@ -1,11 +1,33 @@
 """Moments in videos of any length: pieces and what they make together, the command, submission files."""
 
+import json
+import shutil
+import tracemalloc
+
+import jax
+import moment_runs
 import numpy as np
 import pytest
+from absl import flags as absl_flags
+from jax.sharding import AxisType
 
-from vlr_jax import pieces
-
-PIECE = 40.0  # seconds of a piece, 20 clips of 2 s
+from vlr_jax import (
+    answers,
+    batching,
+    finding,
+    localize,
+    main,
+    moment_metrics,
+    opened,
+    pieces,
+    pipeline,
+    prepare,
+    score,
+    submission,
+    tiles,
+    timeline,
+    train,
+)
 
 
 def seen(moments, n, length=20, clip=2.0, score=lambda start, end: 0.9):
@@ -93,3 +115,281 @@ def test_equal_and_undefined_scores():
     joined = pieces.join(two, 2.0)
     assert joined[:3, 0].tolist() == [0, 10, 50] and joined[3, 2] == 0.1 and np.isnan(joined[4, 2])
     assert np.isnan(joined[3, 0])  # not lost: an evaluation says that the model is not finite
+
+
+def located(videos, pairs, *, devices=1, batch_size=4, moments=moment_runs.knows, **options):
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return list(localize.locate(moments, ONE, videos, pairs, batch_size=batch_size, mesh=mesh, **options))
+
+
+ONE = {"certainty": np.float32(1)}
+LENGTHS = [5, 40, 12, 90, 7, 23, 20]
+TRUE = {(0, 0): (1, 3), (1, 0): (15, 26), (2, 1): (0, 12), (3, 0): (12, 60), (3, 1): (80, 90), (5, 0): (18, 22)}
+
+
+@pytest.mark.parametrize("devices,batch_size", [(1, 1), (1, 4), (1, 64), (8, 3)])
+def test_every_pair_once_and_right(devices, batch_size):
+    """Videos of one piece and of many, padding rows, any batch; the shortest length first, in order within each."""
+    videos = moment_runs.Videos(LENGTHS, TRUE, things=2, buckets=[8, 20])
+    pairs = [(v, t) for t in (1, 0) for v in range(len(LENGTHS))]
+    found = located(videos, pairs, devices=devices, batch_size=batch_size)
+    short = [(v, t) for v, t in pairs if LENGTHS[v] <= 8]
+    assert [(one.visual, one.text) for one in found] == short + [pair for pair in pairs if pair not in short]
+    for one in found:
+        n = LENGTHS[one.visual]
+        first, behind = TRUE.get((one.visual, one.text), (0, 0))
+        assert one.saliency.shape == (n,) and one.saliency.dtype == np.float32
+        np.testing.assert_array_equal(one.saliency, np.isin(np.arange(n), np.arange(first, behind)))
+        start, end, probability = one.windows[0]
+        if behind:
+            assert (start, end) == pytest.approx((2 * first, 2 * behind), abs=1e-4) and probability == np.float32(0.9)
+            assert all(w[1] == w[0] for w in one.windows[1:])  # one moment, found once, whatever the pieces
+        else:
+            assert probability == np.float32(0.1)
+    assert len(located(videos, pairs[:1])) == 1 and located(videos, []) == []
+
+
+def test_the_same_pair_twice_and_texts_of_ones_own():
+    videos = moment_runs.Videos([5, 6], {(0, 0): (1, 3), (0, 1): (3, 4)}, things=2, buckets=[8])
+    swapped = lambda t, record: videos.text(1 - t)
+    found = located(videos, [(0, 0), (0, 0), (0, 1)], text=swapped)
+    assert [one.windows[0, 0] for one in found] == pytest.approx([6, 6, 2], abs=1e-5)
+
+
+def test_long_videos_in_bounded_memory():
+    """Three hours: the model never sees more than a piece, the record is read a few times, and memory stays small."""
+    hours = moment_runs.Videos([5400], {(0, 0): (2000, 2090)}, buckets=[75])
+    shapes = []
+
+    def watched(variables, batch):
+        shapes.append(batch["visual"].shape)  # while it is traced
+        return moment_runs.knows(variables, batch)
+
+    located(hours, [(0, 0)], moments=watched, batch_size=8)  # compiles
+    tracemalloc.start()
+    (one,) = located(hours, [(0, 0)], moments=watched, batch_size=8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert shapes == [(8, 75, 1)]
+    assert hours.reads <= 2 * 8  # of 143 pieces; two threads, twice
+    assert one.windows[0].tolist() == pytest.approx([4000, 4180, 0.9], abs=1e-2) and one.saliency.sum() == 90
+    assert peak < 4e6
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run of a tiny model and its data; result.json as training leaves it, with the calibration alone."""
+    folder = tmp_path_factory.mktemp("localize")
+    prepare.prepare("scenes", folder / "root", options=moment_runs.OPTIONS, progress=False)
+    moment_runs.make(folder / "run", moment_runs.plan(folder / "root"))
+    evals = {"val": {"calibration": [2.0, -1.0]}, "test": {"calibration": [9.0, 9.0]}}
+    (folder / "run" / "result.json").write_text(json.dumps({"evals": evals}))
+    return folder
+
+
+def opened_run(place):
+    return opened.restore(place / "run", tiles.one_device())
+
+
+def test_a_video_that_fits_is_found_as_if_there_were_no_pieces(place):
+    """Bit for bit what the model says of the same batch; and in a longer piece the same to rounding."""
+    run, rows = opened_run(place), 8
+    data = run.config["data"] | {"split": "val"}
+    split = pipeline.open_split(data | {"buckets": [12, 24, 75]}, run.tokenizer, ())
+    moments = run.task.predict()["moments"]
+    pairs = [(int(split.text_visual[t]), t) for t in range(8)]
+    made = [timeline.row(split, t, 24, np.random.default_rng(0)) | {"valid": np.bool_(True)} for _, t in pairs]
+    plain = jax.device_get(jax.jit(moments)(run.variables, batching.stack(made)))
+    found = list(localize.locate(moments, run.variables, split, pairs, batch_size=rows, mesh=tiles.one_device()))
+    covered = split.timeline.covered[0]
+    for i, one in enumerate(found):
+        np.testing.assert_array_equal(one.windows[:, :2], plain["windows"][i].astype(np.float64) * covered)
+        np.testing.assert_array_equal(one.windows[:, 2], plain["scores"][i])
+        np.testing.assert_array_equal(one.saliency, plain["saliency"][i])
+        np.testing.assert_array_equal(one.extra["weights"], plain["extra"]["weights"][i])
+    longer = pipeline.open_split(data | {"buckets": [75]}, run.tokenizer, ())
+    again = localize.locate(moments, run.variables, longer, pairs, batch_size=rows, mesh=tiles.one_device())
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_allclose(one.windows, other.windows, atol=1e-4)
+        np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-5)
+
+
+@pytest.fixture
+def command(place, monkeypatch, capsys):
+    """The command in this process: `command("--query", "…")` → what it printed; errors are SystemExit."""
+    values = absl_flags.FLAGS
+    before = {flag.name: flag.value for flag in values.get_flags_for_module(main)}
+    monkeypatch.setattr(main.sharding, "make_mesh", lambda axes: tiles.one_device())
+
+    def reset():
+        for name, value in before.items():
+            values[name].value = value
+        for name in ("query", "video"):
+            values[name].value = []
+
+    def run(*more, workdir="run"):
+        reset()
+        main.parse(["main", "--workdir", str(place / workdir), "--mode", "localize", *more])
+        main.main([])
+        return capsys.readouterr()
+
+    yield run
+    reset()
+
+
+def test_many_queries_in_some_videos(command, place, tmp_path):
+    out = tmp_path / "found.json"
+    (tmp_path / "queries.txt").write_text("a red circle spins\n\nblue thing quuxes\n", encoding="utf-8")
+    told = command("--queries", str(tmp_path / "queries.txt"), "--query", "a green square grows", "--split", "val",
+                   "--video", "val-000003", "--video", "val-000001", "--output", str(out))  # fmt: skip
+    found = json.loads(out.read_text())
+    wanted = [(q, v) for q in ("a green square grows", "a red circle spins", "blue thing quuxes")
+              for v in ("val-000003", "val-000001")]  # fmt: skip
+    assert [(one["query"], one["video"]) for one in found] == wanted
+    assert "'blue thing quuxes': unknown words: " in told.err and "quuxes" in told.err
+    for one in found:
+        windows = np.array(one["windows"])
+        assert one["duration"] == 48 and one["clip_length"] == 2 and len(windows) == 3
+        assert (np.diff(windows[:, 2]) <= 0).all() and windows[:, :2].min() >= 0 and windows[:, :2].max() <= 48
+        raw, probability = np.array(one["saliency"]), np.array(one["saliency_probability"])
+        np.testing.assert_allclose(probability, 1 / (1 + np.exp(1 - 2 * raw)), rtol=1e-6)
+        peak = f"{finding.clock(2 * raw.argmax())} ({probability.max():.2f}, raw {raw.max():.2f})"
+        assert peak in told.out  # every video of every query is in the table
+        assert f"{finding.clock(windows[0, 0])} – {finding.clock(windows[0, 1])}" in told.out
+    # Beside the model itself, one text in one video.
+    run = opened_run(place)
+    split = finding.open_split(run, run.config["data"] | {"split": "val"})
+    (one,) = finding.find(run, split, ["a red circle spins"], [1], tiles.one_device())
+    assert one["saliency_probability"] is None and one["video"] == "val-000001"
+    np.testing.assert_allclose(one["windows"], found[3]["windows"], atol=2e-4)
+
+
+def test_table_has_the_best_videos():
+    rest = {"saliency": [-2.0, 1.5], "saliency_probability": None, "clip_length": 90.0}
+    made = lambda query, video, p: {"query": query, "video": video, "windows": [[0, 3700.2, p], [1, 2, 0.1]]} | rest
+    found = [made("a", "x", 0.2), made("a", "y", 0.5), made("a", "z", 0.3), made("b", "x", 0.4)]
+    text = finding.table(found, 2)
+    assert [line.split()[0] for line in text.splitlines() if "raw" in line] == ["y", "z", "x"]
+    assert "and 1 more videos" in text and "0:00 – 1:01:40" in text and "1:30 (raw 1.50)" in text
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--query", "a red circle", "--video", "val-000009", "--split", "val"],
+         "val-000009: not among the 8 videos of split 'val'; most like it: val-00000"),
+        (["--query", "xyzzy plugh"], "no word of 'xyzzy plugh' occurs in the training texts"),
+        (["--query", "…"], "without any word"),
+        ([], 'nothing to look for; give --query "…" or --queries FILE .* FILE.jsonl'),
+        (["--video", "val-000001", "--output", "x.jsonl"], "nothing to look for"),
+        (["--query", "a red circle", "--split", "dev"], "no split 'dev'; splits: test, train, val"),
+        (["--query", "a red circle", "--corpus", "--video", "val-000001"], "--corpus looks in all videos"),
+        (["--query", "a red circle", "--top_n", "3"], "--top_n is for --mode localize --corpus"),
+        (["--query", "a red circle", "--data", "nowhere"], "nowhere does not exist"),
+    ],
+)  # fmt: skip
+def test_misuse_is_one_message(command, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        command(*flags)
+
+
+def changed(place, folder, change):
+    """A copy of the prepared data with another prepared.json."""
+    shutil.copytree(place / "root", folder)
+    content = json.loads((folder / "prepared.json").read_text())
+    change(content)
+    (folder / "prepared.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_features_of_others_are_refused(command, place, tmp_path):
+    """Two backbones of equal width in another order look like the right data; and every other difference."""
+    two = [{"name": "clip", "dim": 32, "normalise": "l2"}, {"name": "slowfast", "dim": 32, "normalise": "l2"}]
+    backbones = lambda given: lambda content: content["moments"].update(backbones=given)
+    root = changed(place, tmp_path / "two", backbones(two))
+    moment_runs.make(place / "two", moment_runs.plan(root))
+    ask = ["--query", "a red circle", "--split", "val", "--video", "val-000001"]
+    assert "val-000001" in command(*ask, workdir="two").out
+    other = [{**two[0], "name": "blip"}, two[1]], [two[0], {**two[1], "normalise": "none"}], [{**two[0], "dim": 64}]
+    for number, given in enumerate((two[::-1], *other)):
+        data = changed(place, tmp_path / str(number), backbones(given))
+        with pytest.raises(SystemExit, match="has other features than the checkpoint was trained on: expected clip "):
+            command(*ask, "--data", str(data), workdir="two")
+    swapped = "expected clip .32, normalised: l2., slowfast .*; found slowfast .32, normalised: l2., clip "
+    with pytest.raises(SystemExit, match=swapped):
+        command(*ask, "--data", str(tmp_path / "0"), workdir="two")
+    bare = changed(place, tmp_path / "bare", lambda content: content.update(moments=None))
+    with pytest.raises(SystemExit, match="has no clips to find moments in; prepare features"):
+        command(*ask, "--data", str(bare), workdir="two")
+
+
+def test_a_run_of_another_task_is_refused(command, place):
+    fields = dict(task="retrieval", model=dict(name="two_tower", dim=8, word_dim=8, text="mean"), evals={}, best="",
+                  losses=dict(info_nce=dict(temperature=0.1)))  # fmt: skip
+    moment_runs.make(place / "retrieval", moment_runs.plan(place / "root", **fields))
+    with pytest.raises(SystemExit, match="config.task='retrieval': it ranks whole visuals"):
+        command("--query", "a red circle", workdir="retrieval")
+
+
+def test_other_data_in_pieces_of_what_was_trained_on(place):
+    run = opened_run(place)
+    own = run.config["data"] | {"split": "val"}
+    assert finding.data(run, own) == own  # as in its evaluations
+    assert finding.data(run, own | {"root": str(place / "root") + "/."})["buckets"] == [24]
+    assert finding.data(run, own | {"root": str(place / "root") + "/.", "buckets": [9, 12]})["buckets"] == [9, 12]
+
+
+def test_submission_has_the_numbers_of_the_evaluation(command, place, tmp_path):
+    """The file, scored as any file, has every number of the run's evaluator; all texts in the official form."""
+    out, truth = tmp_path / "hl_test_submission.jsonl", tmp_path / "truth.jsonl"
+    assert "16 texts of split 'test'" in command("--split", "test", "--output", str(out)).out
+    run = opened_run(place)
+    with jax.set_mesh(tiles.one_device()):
+        evaluators = train.make_evaluators(run.config, run.task, run.tokenizer, tiles.one_device())
+        evaluator, _, split = evaluators["test"]
+        wanted = evaluator.result(run.variables)["metrics"]
+    vids = [split.names[v] for v in split.text_visual]
+    lines = [split.timeline.truth(t) | {"query": split.texts[t], "vid": vids[t]} for t in range(split.n_texts)]
+    truth.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scored = ["moments", "--predictions", str(out), "--ground_truth", str(truth), "--output", str(tmp_path / "s.json")]
+    assert score.main(scored) == 0
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert moment_metrics.flatten(found) == wanted and len(wanted) > 20
+    made = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["qid"] for line in made] == split.timeline.text_names and [line["vid"] for line in made] == vids
+    official = ["qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"]
+    assert all(list(line) == official and len(line["pred_saliency_scores"]) == 24 for line in made)
+    starts = [start for line in made for start, _, _ in line["pred_relevant_windows"]]
+    assert all(start % 2 == 0 for start in starts)  # whole clips, as protocol qvhighlights wants
+
+
+def test_texts_without_windows_are_predicted_too(place):
+    run = opened_run(place)
+    split = finding.open_split(run, run.config["data"] | {"split": "test"})
+    whole = submission.lines(run, split, tiles.one_device())
+    at = split.timeline
+    at.windows, at.annotated = [np.zeros((0, 2))] * split.n_texts, np.zeros(0, int)  # as labels kept back
+    at.text_names = [str(100 + t) for t in range(split.n_texts)]
+    again = submission.lines(run, split, tiles.one_device())
+    assert [line["qid"] for line in again] == list(range(100, 116))
+    assert [line | {"qid": 0} for line in again] == [line | {"qid": 0} for line in whole]
+
+
+def test_ids_and_processing():
+    assert submission.ids(["7", "12"]) == [7, 12] and submission.ids(["7", "s1_0"]) == ["7", "s1_0"]
+    assert submission.ids(["007"]) == ["007"] and submission.ids(["²"]) == ["²"]
+    last = lambda **options: submission.processing(options)
+    assert last(protocol="tacos") is answers.PROCESSING["tacos"] and last(protocol="2dtan_tacos").clips is False
+    assert last(protocol="tacos", processing="exact") is answers.PROCESSING["exact"]
+    evals = dict(val=dict(name="moment", protocol="a"), test=dict(name="moment", protocol="b"), c=dict(name="corpus"))
+    assert submission.evaluation(dict(evals=evals))["protocol"] == "b" and submission.evaluation(dict(evals={})) == {}
+
+
+def test_a_model_that_is_not_finite_is_not_written(place, monkeypatch):
+    run = opened_run(place)
+    spoiled = run._replace(variables=jax.tree.map(lambda leaf: leaf * np.nan, run.variables))
+    split = finding.open_split(run, run.config["data"] | {"split": "test"})
+    with pytest.raises(ValueError, match="finds in test-0.* is NaN or infinite"):
+        submission.lines(spoiled, split, tiles.one_device())
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        finding.find(spoiled, split, ["a red circle"], [0], tiles.one_device())
