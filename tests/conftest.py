@@ -13,7 +13,19 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
-PURE = ("ranking", "sorting", "soft_ranks", "discordance", "relevance", "metrics", "losses")
+PURE = (
+    "ranking",
+    "sorting",
+    "soft_ranks",
+    "discordance",
+    "relevance",
+    "metrics",
+    "losses",
+    "spans",
+    "suppression",
+    "highlights",
+)
+PURE += ("moment_metrics", "answers", "predictions", "calibration")
 install_import_hook([f"vlr_jax.{name}" for name in PURE], "beartype.beartype")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS(sys.argv[:1])  # grain reads absl flags

@@ -14,7 +14,8 @@ VIEWS = {  # keys of a batch: required, optional (types.py says what they mean)
                  "spans_mask", "saliency", "saliency_pairs", "valid"}, set()),
 }  # fmt: skip
 DTYPES = {
-    "visual": ("float16", "float32", "uint8"), "visual_mask": ("bool",), "boxes": ("float32",), "text": ("int32", "float16"),
+    "visual": ("float16", "float32", "uint8"), "visual_mask": ("bool",), "boxes": ("float32",),
+    "text": ("int32", "float16"),
     "text_mask": ("bool",), "visual_id": ("int32",), "text_id": ("int32",), "visual_facts": ("bool",),
     "text_facts": ("bool",), "visual_caption_vecs": ("float16", "float32"), "caption_vec": ("float16", "float32"),
     "valid": ("bool",), "source_id": ("int32",), "duration": ("float32",), "spans": ("float32",),
