@@ -440,7 +440,7 @@ def test_page_of_moments(tmp_path):
         f"All {len(moments()['metrics'])} numbers",
         "protocol qvhighlights videos 250 texts 1,550 without windows, not evaluated 3",
         "saliency is shorter than its video: <padded> with 0 17",
-        "P(relevant) σ(2.5 · saliency -0.75)",
+        "P(relevant) σ(2.5 · saliency −0.75)",
         "Queries on te st",
         "Best whose first window fits a true one best",
         "a <u>dog</u> & a cat <b>v</b> · 24 s · context moved by",

@@ -157,12 +157,12 @@ def test_names_of_events_are_cut_to_their_bars():
     bars = timelines.draw({"": example()})["events"]["bars"]
     assert [bar["words"] for bar in bars] == ["a <i>dog</i> runs over a field", "cat", ""]
     cramped = timelines.draw({"": example(shown=[[0.0, 2.0, "a dog that runs over a field"]])})["events"]["bars"][0]
-    assert cramped["words"] == "a dog that r…" and len(cramped["words"]) * timelines.LETTER < cramped["width"]
+    assert cramped["words"] == "a dog that…" and len(cramped["words"]) * timelines.LETTER < cramped["width"]
     crowd = example(shown=[[0.0, 1.0, "x"]] * (timelines.MOST_EVENTS + 1))
     assert timelines.draw({"": crowd})["events"] is None
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 40])
+@pytest.mark.parametrize("count", [1, 3, 8, 20, 40])
 def test_frames_stand_at_their_times(count):
     rng = np.random.default_rng(0)
     frames = [media.encode_jpeg(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)) for _ in range(count)]
@@ -174,7 +174,7 @@ def test_frames_stand_at_their_times(count):
         assert LEFT <= frame["x"] and frame["x"] + frame["width"] <= WIDTH - RIGHT
     left = [frame["x"] for frame in found]
     assert np.all(np.diff(left) >= found[0]["width"])
-    middle = len(found) // 2
-    x = found[middle]["x"] + found[middle]["width"] / 2
-    assert abs(axis(float(found[middle]["at"])) - x) < 3
+    for frame in found:  # no further from its time than half the time between two frames
+        off = abs(axis(float(frame["at"])) - (frame["x"] + frame["width"] / 2))
+        assert off <= (WIDTH - LEFT - RIGHT) / count / 2 + 3
     assert timelines.strip(axis, ()) == []

@@ -120,7 +120,11 @@ def _notes(found: dict) -> list[tuple[str, str, str | None]]:
         ("without windows, not evaluated", count("unlabelled"), None),
         ("truncated texts", count("truncated"), None),
         *((what, f"{n:,}", None) for what, n in (found.get("notes") or {}).items()),
-        ("P(relevant)", scale and f"σ({scale:.3g} · saliency {offset:+.3g})", "fitted on this split's clips"),
+        (
+            "P(relevant)",
+            scale and f"σ({scale:.3g} · saliency {offset:+.3g})".replace("-", "−"),
+            "fitted on this split's clips",
+        ),
         ("finite", None if found.get("finite", True) else "NO: windows, scores or saliency are not numbers", None),
         ("ids", ids[:12] if ids else None, ids),
     ]
@@ -149,7 +153,9 @@ def numbers(one: dict, two: dict, row: Callable[[str], dict]) -> dict:
     by_length = [(" ".join(_length(r, one)), [row(f"MR-{r}-{what}") for what in wanted]) for r in _ranges(every)]
     tables = [{"columns": wanted, "groups": by_length}]
     if levels:
-        graded = [(level, [row(f"HL-min-{level}-{what}") for what in HIGHLIGHTS]) for level in levels]
+        graded = [
+            (LEVELS.get(level, level), [row(f"HL-min-{level}-{what}") for what in HIGHLIGHTS]) for level in levels
+        ]
         tables.append({"columns": [f"highlight {words}" for words in HIGHLIGHTS.values()], "groups": graded})
     return {
         "tiles": [{"what": what} | row(key) for key, (what, _) in TILES.items() if key in every],

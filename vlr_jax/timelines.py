@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlr_jax import curves, media, sampling
+from vlr_jax import curves, media
 
 WIDTH, LEFT, RIGHT = 1080.0, 78.0, 46.0  # of the picture, of the names of rows, of the numbers behind them
 FRAMES = 8  # of a video that are shown
 FRAME_HEIGHT = 58.0
 MOST_EVENTS, MOST_LINES = 300, 400  # more would be a smear
-LETTER = 5.2  # of a name inside a bar, about
+LETTER = 5.6  # of a name inside a bar, about
 SHORTEST = 2.0  # of a window's bar, so that it is seen
 STEPS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)  # seconds between marks
 
@@ -75,21 +75,21 @@ def draw(examples: dict[str, dict], *, frames: Sequence[bytes] = (), stride: dic
     picture["truth"], y = {"y": y, "bars": bars}, y + 22
     picture["models"] = []
     for letter, example in examples.items():
-        model, y = _model(axis, example, y, (stride or {}).get(letter, 1))
+        model, y = _model(axis, example, y + 8 * bool(picture["models"]), (stride or {}).get(letter, 1))
         picture["models"].append({"letter": letter, **model})
     return picture | {"axis": y, "height": y + 20, "marks": axis.marks()}
 
 
 def strip(axis: Axis, frames: Sequence[bytes]) -> list[dict]:
-    """At most `FRAMES` small pictures with their places, each in the middle of the stretch that it stands for."""
-    if not frames:
-        return []
-    width = (WIDTH - LEFT - RIGHT) / FRAMES - 3
-    found = []
-    for i in sampling.choose("segments", len(frames), FRAMES):
-        second = (i + 0.5) / len(frames) * axis.end
-        small = media.thumbnail(media.decode(frames[i]), longer=160)
-        x = min(max(axis(second) - width / 2, LEFT), WIDTH - RIGHT - width)
+    """At most `FRAMES` small pictures side by side, each the frame nearest to the middle of its stretch of the axis."""
+    count = min(FRAMES, len(frames))
+    width, found = (WIDTH - LEFT - RIGHT) / FRAMES - 3, []
+    for i in range(count):
+        middle = (i + 0.5) / count
+        place = int(middle * len(frames))
+        small = media.thumbnail(media.decode(frames[place]), longer=160)
+        second = (place + 0.5) / len(frames) * axis.end
+        x = axis(middle * axis.end) - width / 2
         found.append({"x": round(x, 2), "width": round(width, 2), "jpeg": small, "at": clock(second, axis.end)})
     return found
 
@@ -102,12 +102,12 @@ def _model(axis: Axis, example: dict, y: float, stride: int) -> tuple[dict, floa
         bar = axis.bar(start, end, seconds=_seconds(start, end), score=f"{score:.2f}")
         windows.append(bar | {"y": y, "height": height, "opacity": round(0.25 + 0.75 * min(max(score, 0), 1), 3)})
         y += height + 4
-    found, y = {"windows": windows, "saliency": saliency(axis, example, y + 6, 60.0)}, y + 74
+    found, y = {"windows": windows, "saliency": saliency(axis, example, y + 8, 60.0)}, y + 76
     found |= {"offsets": None, "alignment": None}
     extra, clips = example.get("extra") or {}, len(example["saliency"])
     if "offsets" in extra:
         moved = lines(axis, example, np.array(extra["offsets"], float), stride)
-        found["offsets"], y = moved | {"y": y, "height": 30.0}, y + 34
+        found["offsets"], y = moved | {"y": y, "height": 36.0}, y + 40
     if "alignment" in extra:
         levels = np.clip(np.array(extra["alignment"], float)[:clips], 0, 1)
         found["alignment"], y = _area(axis, example, levels, y, 28.0), y + 34
@@ -128,8 +128,8 @@ def saliency(axis: Axis, example: dict, y: float, height: float) -> dict:
         "y": y,
         "height": height,
         "points": points,
-        "low": f"{low:.2g}",
-        "high": f"{high:.2g}",
+        "low": f"{low:.2g}".replace("-", "−"),
+        "high": f"{high:.2g}".replace("-", "−"),
         "best": {"x": axis((best + 0.5) * clip), "y": level(high), "at": clock((best + 0.5) * clip, axis.end)},
         "relevant": [axis.bar(start * clip, end * clip) for start, end in runs(example["relevant"])],
     }
