@@ -80,15 +80,15 @@ def plan(root, **keys) -> dict:
 OPTIONS = dict(kind="moments", clips=24, queries=2, size=0, train=16, val=8, test=8)
 
 
-def make(workdir, config: dict, seed: int = 0) -> None:
+def make(workdir, config: dict, *, rows: int = 8) -> None:
     """A run as training leaves it, of parameters drawn at random: nothing is compiled."""
     tokenizer = pipeline.tokenizer(config)
     spec = pipeline.spec(config["data"], tokenizer)
     task = train.make_task(config, spec)
     split = pipeline.open_split(config["data"], tokenizer, ())
-    first = next(split.train(batch_size=8, seed=0, view=getattr(task, "view", "pairs")))
+    first = next(split.train(batch_size=rows, seed=0, view=getattr(task, "view", "pairs")))
     shapes = dict(jax.eval_shape(lambda b: task.init(jax.random.key(0), b), first))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draw = lambda leaf: jnp.asarray(rng.normal(0, 0.7, leaf.shape), leaf.dtype)
     params = jax.tree.map(draw, shapes.pop("params"))
     configs.claim(workdir, config)

@@ -7,6 +7,7 @@ import tracemalloc
 import jax
 import moment_runs
 import numpy as np
+import PIL.Image
 import pytest
 from absl import flags as absl_flags
 from jax.sharding import AxisType
@@ -15,6 +16,7 @@ from vlr_jax import (
     answers,
     batching,
     finding,
+    gallery,
     localize,
     main,
     moment_metrics,
@@ -393,3 +395,44 @@ def test_a_model_that_is_not_finite_is_not_written(place, monkeypatch):
         submission.lines(spoiled, split, tiles.one_device())
     with pytest.raises(ValueError, match="NaN or infinite"):
         finding.find(spoiled, split, ["a red circle"], [0], tiles.one_device())
+
+
+def test_from_raw_videos_to_their_moments(tmp_path):
+    """The chain of docs/moments.md: frames every 2 s → a model's feature of each → records of clips → moments."""
+    mesh, raw = tiles.one_device(), tmp_path / "raw"
+    raw.mkdir()
+    for number, seconds in enumerate((9, 22)):  # one picture a second, none like the one before
+        pictures = [PIL.Image.new("RGB", (40, 32), (9 * number, 10 * i, 255 - 10 * i)) for i in range(seconds)]
+        pictures[0].save(raw / f"v{number}.gif", save_all=True, append_images=pictures[1:], duration=1000)
+    prepare.prepare("folder", tmp_path / "frames", source=raw, options=dict(fps=0.5, most_frames=6000), progress=False)
+    words = dict(kind="videos", train=16, val=8, test=8, size=32, length=3)
+    prepare.prepare("scenes", tmp_path / "words", options=words, progress=False)
+    tower = dict(image_size=32, patch=16, vision_width=16, vision_layers=1, vision_heads=2, text_width=16,
+                 text_layers=1, text_heads=2, positions=16, dim=16)  # fmt: skip
+    data = dict(name="scenes", root=str(tmp_path / "words"), split="train", visual="frames", frame_size=32)
+    fields = dict(task="retrieval", evals={}, best="", losses=dict(info_nce=dict(temperature="model")), data=data,
+                  model=dict(name="clip4clip", clip_sizes=tower))  # fmt: skip
+    moment_runs.make(tmp_path / "clip", moment_runs.plan(tmp_path / "words", **fields))
+    clip = opened.restore(tmp_path / "clip", mesh)
+    frames = clip.config["data"] | {"root": str(tmp_path / "frames"), "split": "gallery"}
+    with jax.set_mesh(mesh):
+        gallery.features(clip, frames, None, tmp_path / "features", mesh)
+    made = {name: np.load(tmp_path / "features" / f"{name}.npy") for name in ("v0.gif", "v1.gif")}
+    assert [rows.shape for rows in made.values()] == [(5, 16), (11, 16)]
+    texts = [{"text": "a red circle spins", "windows": [[2, 6]]}]
+    lines = [{"media": name, "texts": texts, "duration": seconds} for name, seconds in zip(made, (9, 22), strict=True)]
+    (raw / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = dict(features=f"clip={tmp_path / 'features'}", clip_length=2.0)
+    content = prepare.prepare("folder", tmp_path / "mine", source=raw, options=options, progress=False)
+    assert content["moments"]["backbones"] == [{"name": "clip", "dim": 16, "normalise": "l2"}]
+    plan = moment_runs.plan(tmp_path / "mine", data=dict(name="folder", root=str(tmp_path / "mine"), split="train"),
+                            evals={}, best="", batch_size=2)  # fmt: skip
+    moment_runs.make(tmp_path / "run", plan, rows=2)
+    run = opened.restore(tmp_path / "run", mesh)
+    split = finding.open_split(run, run.config["data"])
+    unit = made["v1.gif"].astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.testing.assert_allclose(split.record(1)["visual"], unit, atol=1e-3)
+    short, long = finding.find(run, split, ["red"], finding.videos(split, ["v0.gif", "v1.gif"]), mesh)
+    assert (short["duration"], long["duration"]) == (10, 22) and len(long["saliency"]) == 11
+    assert all(0 <= start <= end <= 10 for start, end, _ in short["windows"])
