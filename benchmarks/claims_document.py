@@ -4,7 +4,7 @@ import pathlib
 
 from vlr_jax import files
 
-PARTS = ("image-text", "video-text")  # in the order of the document
+PARTS = ("image-text", "video-text", "moments")  # in the order of the document
 
 
 def put(folder: pathlib.Path, part: str, text: str) -> pathlib.Path:

@@ -135,8 +135,8 @@ def differences(panels: list[tuple[str, str, list[tuple[str, list[float], float]
     figure.savefig(path, dpi=110)
 
 
-def levels(panels: list[tuple[str, list[tuple[str, list[list[float]]]]]], names, path) -> bool:
-    """rsum over the levels of a difficulty, a panel each: mean over seeds and their range; False where nothing is."""
+def levels(panels: list[tuple[str, list[tuple[str, list[list[float]]]]]], names, path, metric: str = "rsum") -> bool:
+    """A metric over levels of a difficulty, a panel each: mean over seeds and their range; False where nothing is."""
     if not panels:
         return False
     figure, places = _panels(1, len(panels), width=4.6, height=3.2)
@@ -148,7 +148,7 @@ def levels(panels: list[tuple[str, list[tuple[str, list[list[float]]]]]], names,
             low, high = ([pick(c) for c in columns] for pick in (min, max))
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.set_xticks(range(len(names)), names)
-        _tidy(axes, f"{title}, n = {len(lines[0][1])}", "rsum", "level of the test, trained at the middle one")
+        _tidy(axes, f"{title}, n = {len(lines[0][1])}", metric, "level of the test, trained at the middle one")
         axes.legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=110)
     return True
