@@ -89,7 +89,10 @@ class TestQdDetr:
         tree = test_detr.params(numbers, True, flax.traverse_util.flatten_dict(shapes, sep="/"))
         return numbers, given, flax.traverse_util.flatten_dict(tree, sep="/")
 
-    @pytest.mark.parametrize("fields", [dict(disentangle=False, denoise=False), {}, dict(offset_range=0.0)])
+    @pytest.mark.parametrize(
+        "fields",
+        [dict(disentangle=False, denoise=False), {}, pytest.param(dict(offset_range=0.0), marks=pytest.mark.slow)],
+    )
     def test_official_numbers(self, official, fields):
         """Off; or on as they start, but for a gate of 1. Outputs, and the gradients of what is shared."""
         numbers, given, known = official
