@@ -479,10 +479,6 @@ def test_timelines_show_frames_or_else_the_thumbnail(tmp_path):
     assert text.count("<image ") == text.count("data:image/jpeg") == 8 and asked == [("test", 7)]
     text = report.write(folder, thumbs=thumb).read_text()
     assert "<image " not in text and text.count('<img src="data:image/jpeg') == 1
-    split = type("Split", (), {"prepared": {"frames": None}})
-    assert page.frames(split, 0) == ()
-    split = type("Split", (), {"prepared": {"frames": {"count": 2}}, "record": lambda self, i: {"frames": [i]}})
-    assert page.frames(split(), 5) == [5]
 
 
 @pytest.mark.parametrize("protocol", moment_protocols.PROTOCOLS)

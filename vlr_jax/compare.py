@@ -4,7 +4,6 @@ Reads the files of the runs alone; pictures are shown where the prepared data st
 """
 
 import argparse
-import functools
 import os
 import pathlib
 import sys
@@ -283,7 +282,7 @@ def _pictures(run: Run, name: str) -> page.Pictures | None:
         return None
     if split.ids_hash != run.result["evals"][name].get("ids"):
         return None
-    return page.Pictures(split.thumbs, functools.partial(page.frames, split))
+    return page.Pictures(split.thumbs, split.frames)
 
 
 def table(a: Run, b: Run) -> str:

@@ -269,12 +269,13 @@ def table(whole: dict) -> str:
     selected = whole.get("selected_on", "")
     lines = ["", selected] if selected.startswith("selected on test") else []
     for name, result in whole["evals"].items():
-        columns = [("model", result["metrics"])]
+        numbers = result.get("brief") or result["metrics"]  # moments have some eighty; all are in result.json
+        columns = [("model", numbers)]
         columns += [(key, result[key]) for key in ("oracle", "chance") if result.get(key)]
         head = f"{name}: {result['visuals']:,} visuals, {result['texts']:,} texts, protocol {result['protocol']}"
         head += f", {result['gallery']}" if result.get("gallery") else ""
         lines += ["", head, " " * 18 + "".join(f"{title:>10}" for title, _ in columns)]
-        for metric in result["metrics"]:
+        for metric in numbers:
             cells = [_cell(column.get(metric)) for _, column in columns]
             lines.append(f"{metric:18}" + "".join(cells))
     return "\n".join(lines)

@@ -34,11 +34,6 @@ class Pictures(NamedTuple):
     frames: Callable[[int], Sequence[bytes]]
 
 
-def frames(split, i: int) -> Sequence[bytes]:
-    """The encoded frames of visual i that the records of a `split.Split` keep; none where they keep none."""
-    return split.record(i)["frames"] if split.prepared["frames"] else ()
-
-
 def read(workdir: str | os.PathLike) -> tuple[dict, dict, list[dict]]:
     """`config.json`, `result.json` and the lines of `metrics.jsonl` of a run, empty where it has none yet.
 

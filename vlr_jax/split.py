@@ -192,6 +192,10 @@ class Split:
         """A small JPEG of visual i for the report, where one was kept."""
         return (self.record(i)["thumb"] or None) if self.prepared["has_thumbs"] else None
 
+    def frames(self, i: int) -> list[bytes]:
+        """The encoded frames of visual i that its record keeps; none where it keeps none."""
+        return self.record(i)["frames"] if self.prepared["frames"] else []
+
     def train(
         self, *, batch_size: int, seed: int, start: int = 0, process=(0, 1), threads: int = 2, view: str = "pairs"
     ) -> Iterator[dict]:

@@ -296,7 +296,10 @@ def finish(workdir, config, checkpoints, evaluators, abstract, places, state) ->
         evaluator.progress = True
         result["evals"][name] = evaluator.result(variables)
     files.write(path, json.dumps(result, indent=1))
-    report.write(workdir, thumbs=lambda name, i: evaluators[name][2].thumbs(i))
+    seen = dict(
+        thumbs=lambda name, i: evaluators[name][2].thumbs(i), frames=lambda name, i: evaluators[name][2].frames(i)
+    )
+    report.write(workdir, **seen)
     return result
 
 
