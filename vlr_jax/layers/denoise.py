@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vlr_jax.layers.detr import XAVIER, ZEROS, FeedForward, attend, dropout, sine_at, split
+from vlr_jax.layers.detr import XAVIER, ZEROS, Dropout, FeedForward, attend, dropout, sine_at, split
 from vlr_jax.layers.product import Dense, uniform
 from vlr_jax.layers.transformer import norm
 
@@ -146,7 +146,7 @@ class Denoise(nn.Module):
             `[B, S, D]`; and `offsets` and `positions`, `[B, G, N]` in clips.
         """
         self._check(x.shape[-1])
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         attention = Resampled(
             self.heads, self.dropout, self.groups, self.stride, self.kernel, self.offset_range, self.relative_bias,
             self.dtype, name="attention",
