@@ -112,7 +112,8 @@ def scale(workdir, config: dict) -> tuple[float, float] | None:
     if not config["best"] or not path.exists():
         return None
     evaluation = json.loads(path.read_text(encoding="utf-8"))["evals"].get(config["best"].split("/")[0], {})
-    return evaluation.get("calibration")
+    found = evaluation.get("calibration")
+    return found and (float(found[0]), float(found[1]))
 
 
 def find(run, split, queries: list[str], numbers: list[int], mesh, *, scale=None) -> list[dict]:
