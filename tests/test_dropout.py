@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vlr_jax.layers.detr import Dropout
+from vlr_jax.layers.drop import Dropout
 
 SHAPE = (8, 40, 64)
 

@@ -14,6 +14,7 @@ from jax import Array
 
 from vlr_jax.layers import detr
 from vlr_jax.layers.detr import XAVIER, ZEROS, Attention, FeedForward
+from vlr_jax.layers.drop import Dropout
 from vlr_jax.layers.product import Dense
 from vlr_jax.layers.transformer import norm
 
@@ -58,7 +59,7 @@ class _DecoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x, queries, memory, position, mask, *, train: bool):
         attention = lambda name: Attention(self.heads, self.dropout, self.dtype, name=name)
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         before, after = detr.norms(self.pre_norm, 3)
         y = before[0](x)
         x = after[0](x + drop(attention("self")(y + queries, y + queries, y, None, train=train)))
@@ -127,7 +128,7 @@ class _AnchorLayer(nn.Module):
         dense = lambda name, y: Dense(x.shape[-1], dtype=self.dtype, start=XAVIER, name=name)(y)
         out = lambda name, y: Dense(x.shape[-1], dtype=self.dtype, start=XAVIER, bias_start=ZEROS, name=name)(y)
         heads = lambda y: detr.split(y, self.heads, self.dtype)
-        drop, weights = nn.Dropout(self.dropout, deterministic=not train), detr.dropout(self.dropout, train)
+        drop, weights = Dropout(self.dropout, deterministic=not train), detr.dropout(self.dropout, train)
 
         q = dense("self_query", x) + dense("self_query_position", query)
         k = dense("self_key", x) + dense("self_key_position", query)

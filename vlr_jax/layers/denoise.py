@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vlr_jax.layers.detr import XAVIER, ZEROS, Dropout, FeedForward, attend, dropout, sine_at, split
+from vlr_jax.layers.detr import XAVIER, ZEROS, FeedForward, attend, dropout, sine_at, split
+from vlr_jax.layers.drop import Dropout
 from vlr_jax.layers.product import Dense, uniform
 from vlr_jax.layers.transformer import norm
 

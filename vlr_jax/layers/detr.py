@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vlr_jax.layers.drop import Dropout
 from vlr_jax.layers.product import Dense, uniform
 from vlr_jax.layers.transformer import norm
 
@@ -147,45 +148,6 @@ def split(x: Array, heads: int, dtype: Any) -> Array:
     if x.shape[-1] % heads:
         raise ValueError(f"{heads} heads can't share a width of {x.shape[-1]}: it must be a multiple")
     return x.astype(dtype).reshape(*x.shape[:2], heads, -1)
-
-
-class Dropout(nn.Module):
-    """`nn.Dropout` whose random numbers are hashes of the elements' places and of two words of the key.
-
-    On a CPU `jax.random` takes 9 ns for a number, in all two fifths of a small model's gradients; this takes less than
-    1, inside the loop around it, and does not depend on how an array is split over devices.
-
-    Attributes:
-        rate: share of elements that become 0, in [0, 1); the others are divided by 1 - rate.
-        deterministic: leave all as it is; here or in the call.
-
-    Raises:
-        ValueError: at `init` or `apply`, for another rate.
-    """
-
-    rate: float
-    deterministic: bool | None = None
-
-    @nn.compact
-    def __call__(self, x: Array, *, deterministic: bool | None = None) -> Array:
-        if not 0 <= self.rate < 1:
-            raise ValueError(f"dropout: the rate is {self.rate}; expected a number from 0 to below 1")
-        if nn.merge_param("deterministic", self.deterministic, deterministic) or self.rate == 0:
-            return x
-        words = jax.random.bits(self.make_rng("dropout"), (2,))
-        place = jnp.zeros(x.shape, jnp.uint32)
-        for axis, size in enumerate(x.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        # One round would give every key the same numbers in another order.
-        number = _scrambled(_scrambled(place ^ words[0]) + words[1])
-        return jnp.where(number >= jnp.uint32(int(self.rate * 2**32)), x / (1 - self.rate), 0)
-
-
-def _scrambled(x: Array) -> Array:
-    """uint32 → uint32, one to one, every bit depending on all: `lowbias32` (github.com/skeeto/hash-prospector)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
 
 
 def dropout(rate: float, train: bool) -> Callable | None:

@@ -16,6 +16,7 @@ from jax import Array
 
 from vlr_jax.layers.decoders import AnchorDecoder
 from vlr_jax.layers.detr import MLP, EncoderLayer, Projection, TextToVideo, inverse_sigmoid, sine, tef
+from vlr_jax.layers.drop import Dropout
 from vlr_jax.layers.gru import GRU
 from vlr_jax.layers.product import Dense, uniform
 from vlr_jax.layers.transformer import norm
@@ -93,7 +94,7 @@ class Inputs(nn.Module):
             self.gru = GRU(self.gru_dim, dtype=self.dtype)
         fields = dict(layers=self.layers, dropout=self.dropout, dtype=self.dtype)
         self.visual, self.text = Projection(self.dim, **fields), Projection(self.dim, **fields)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         if self.text_positions:
             self.places = nn.Embed(self.text_positions, self.dim, embedding_init=nn.initializers.normal(1.0))
             self.places_norm = norm()
