@@ -26,7 +26,7 @@ Batch keys (leading axis B; `batching.check` refuses any other):
 | `saliency_pairs` | int32 `[B, P, 2]`, optional | (better clip, worse clip); -1 = no pair |
 | `valid` | bool `[B]` | False = padding row |
 
-`tasks/moment.py` adds `negative_text`, `negative_text_mask`, and bool `[B]` `negative_where`: another row's text.
+`tasks/moment.py` adds `negative_where`, bool `[B]`: for which rows the next row's text is a wrong one.
 """
 
 import flax.struct
@@ -59,7 +59,7 @@ class Moments:
             last of which is the answer.
         logits: `[K, B, M, 2]`; of each moment that it is one (index 0), or none.
         saliency: `[B, F]`, of any scale.
-        saliency_negative: `[B, F]`, of the same clips beside `negative_text`; None where a model has no use for it.
+        saliency_negative: `[B, F]`, of the same clips beside the next row's text; None where a model has no use for it.
         scores: `{"sim": [B, B]}` of true moments (rows) and texts, for ranking terms; only in training, and not of all.
         regularisers: name → scalar.
         extra: more per-row arrays by name, for reports.

@@ -2,8 +2,9 @@
 
 `Inputs` → `Tokens` → layers → `Moments`. The parts of QD-DETR (Moon et al., CVPR 2023) are `Interaction` (words enter
 the clips), `Overview` (a learned token that sees all clips), `Answer` (anchors, saliency); models put them together.
-Rows of `Tokens` are the B pairs of a batch; where it has `negative_text`, each is followed by one of the same clips
-beside those words, and all go through the layers as one batch (side by side, so that no row changes its device).
+Rows of `Tokens` are the B pairs of a batch; where it has `negative_where`, each is followed by one of the same clips
+beside the next row's words, as the official code has it, and all go through the layers as one batch (side by side, so
+that no row changes its device).
 """
 
 from typing import Any
@@ -100,15 +101,20 @@ class Inputs(nn.Module):
             self.places_norm = norm()
 
     def __call__(self, batch: dict[str, Array], *, train: bool = False) -> Tokens:
-        """The batch's pairs, and in training those with `negative_text` if it has any."""
+        """The batch's pairs, and in training, with `negative_where`, those with the next row's words.
+
+        Words are encoded once, whatever they stand beside.
+        """
         visual, mask = self.clips(batch, train=train)
         position = sine(mask, self.dim)
-        texts, text_mask = batch["text"], batch["text_mask"]
-        if train and "negative_text" in batch:
+        text_mask = batch["text_mask"]
+        text = self.sentences(batch["text"], text_mask, train=train)
+        places = self._text_position(text, train)
+        if train and "negative_where" in batch:
             visual, position, mask = (both(x, x) for x in (visual, position, mask))
-            texts, text_mask = both(texts, batch["negative_text"]), both(text_mask, batch["negative_text_mask"])
-        text = self.sentences(texts, text_mask, train=train)
-        return Tokens(visual, position, mask, text, self._text_position(text, train), text_mask)
+            text, text_mask = (both(x, jnp.roll(x, -1, axis=0)) for x in (text, text_mask))
+            places = None if places is None else both(places, jnp.roll(places, -1, axis=0))
+        return Tokens(visual, position, mask, text, places, text_mask)
 
     def clips(self, batch: dict[str, Array], *, train: bool = False) -> tuple[Array, Array]:
         """`visual [B, F, visual_dim]` → tokens `[B, F, D]`, and the mask of real ones, bool `[B, F]`."""

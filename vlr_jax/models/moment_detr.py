@@ -72,7 +72,7 @@ class Model(nn.Module):
             self.align_moments, self.align_words = (Dense(self.contrastive, dtype=self.dtype) for _ in range(2))
 
     def __call__(self, batch: dict[str, Array], *, train: bool = False) -> Moments:
-        """A batch of the view `moments`, whose `negative_text` is not looked at.
+        """A batch of the view `moments`, whose `negative_where` is not looked at.
 
         With `contrastive`, `extra["alignment_logits"]` `[K, B, M]`: how much each moment is of its text's words.
         """

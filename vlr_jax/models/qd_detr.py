@@ -61,7 +61,7 @@ class Model(nn.Module):
         self.answer = grounding.Answer(self.decoder_layers, self.queries, **layer)
 
     def __call__(self, batch: dict[str, Array], *, train: bool = False) -> Moments:
-        """A batch of the view `moments`; `saliency_negative` only in training with `negative_text`."""
+        """A batch of the view `moments`; `saliency_negative` only in training with `negative_where`."""
         tokens = self.inputs(batch, train=train)
         clips = self.interaction(tokens, train=train)
         memory = self.encoder(*self.overview(clips, tokens.position, tokens.visual_mask), train=train)

@@ -124,14 +124,13 @@ class Task:
 
 
 def negatives(batch: dict[str, Array]) -> dict[str, Array]:
-    """The next row's text for each row, and where that is a wrong one.
+    """`negative_where`: for which rows the next row's text is a wrong one. A model sees those texts beside its own.
 
-    `negative_where` is False where the next row is of the same source video, or either row is padding; and in a batch
+    False where the next row is of the same source video, or either row is padding; and in a batch
     of one, where the next row is the row itself.
     """
-    after = {key: jnp.roll(batch[key], -1, axis=0) for key in ("text", "text_mask", "source_id", "valid")}
-    where = batch["valid"] & after["valid"] & (batch["source_id"] != after["source_id"])
-    return {"negative_text": after["text"], "negative_text_mask": after["text_mask"], "negative_where": where}
+    source, valid = (jnp.roll(batch[key], -1, axis=0) for key in ("source_id", "valid"))
+    return {"negative_where": batch["valid"] & valid & (batch["source_id"] != source)}
 
 
 def matched(moments, batch) -> Array:
