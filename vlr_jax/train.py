@@ -71,7 +71,10 @@ class Update:
         return self.jitted(state, batch, self.seed)
 
     def compile(self, state, batch) -> None:
-        """Compiles the step for a batch of these shapes, so that calling it with one does not."""
+        """Compiles the step for a batch of these shapes, so that calling it with one does not.
+
+        All shapes need the sharding that the arrays will have: it is part of what a traced step is looked up by.
+        """
         self.jitted.lower(state, batch, self.seed).compile()
 
 
@@ -188,8 +191,9 @@ def train(config: dict, workdir: str) -> dict | None:
 
         # ------------------------------------------------------------ Update
         update = make_update(task, tx, schedule, config, places, jax.tree.map(lambda a: a.sharding, first))
+        placed = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), abstract, places)
         for shapes in padded_forms(first, split.padded(task.view)):
-            update.compile(abstract, shapes)
+            update.compile(placed, shapes)
 
         # ------------------------------------------------------------ Resume
         restored = checkpoints.restore(abstract, places)
