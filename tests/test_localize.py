@@ -153,7 +153,7 @@ def test_every_pair_once_and_right(devices, batch_size):
 
 def test_the_same_pair_twice_and_texts_of_ones_own():
     videos = moment_runs.Videos([5, 6], {(0, 0): (1, 3), (0, 1): (3, 4)}, things=2, buckets=[8])
-    swapped = lambda t, record: videos.text(1 - t)
+    swapped = lambda t: videos.text(1 - t)
     found = located(videos, [(0, 0), (0, 0), (0, 1)], text=swapped)
     assert [one.windows[0, 0] for one in found] == pytest.approx([6, 6, 2], abs=1e-5)
 

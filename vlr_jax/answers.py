@@ -81,6 +81,31 @@ def line(
     return found if saliency is None else found | {"pred_saliency_scores": np.asarray(saliency).tolist()}
 
 
+def line_of(found, split, processing: Processing, *, qid: int | str, query: str | None = None, saliency=True) -> dict:
+    """`line` of what a model found.
+
+    Args:
+        found: a `localize.Found`.
+        split: the `split.Split` of its video.
+        processing: what the windows go through.
+        qid: of the line.
+        query: None: the text of that number of the split.
+        saliency: whether the line has some.
+    """
+    at, visual = split.timeline, found.visual
+    return line(
+        found.windows[:, :2] / at.covered[visual],
+        found.windows[:, 2],
+        found.saliency if saliency else None,
+        duration=float(at.covered[visual]),
+        clip_length=float(at.clip_lengths[visual]),
+        qid=qid,
+        query=split.texts[found.text] if query is None else query,
+        vid=split.names[visual],
+        processing=processing,
+    )
+
+
 def process(
     windows: Float[np.ndarray, "... 2"], processing: Processing, *, duration: float, clip_length: float
 ) -> Float[np.ndarray, "... 2"]:

@@ -92,8 +92,8 @@ def videos(split, names: list[str]) -> list[int]:
 
 
 def encoded(tokenizer, queries: list[str]):
-    """(text, record) → `text`, `text_mask` of query number `text`, as `localize.locate` takes it; tells on stderr what
-    is not understood of a query.
+    """Number of a query → its `text`, `text_mask`, as `localize.locate` takes it; tells on stderr what is not
+    understood of a query.
 
     Raises:
         ValueError: a query of which no word is known, or without any word; or a model that reads states of tokens.
@@ -103,7 +103,7 @@ def encoded(tokenizer, queries: list[str]):
         if notes := tokenizer.notes(query):
             print(f"{query!r}: {notes}", file=sys.stderr)
         rows.append(dict(zip(("text", "text_mask"), tokenizer.encode(query), strict=True)))
-    return lambda number, record: rows[number]
+    return lambda number: rows[number]
 
 
 def scale(workdir, config: dict) -> tuple[float, float] | None:
@@ -143,17 +143,8 @@ def find(run, split, queries: list[str], numbers: list[int], mesh, *, scale=None
     options = dict(text=of_text, batch_size=rows, mesh=mesh, progress=True)
     found = {}
     for one in localize.locate(predict, run.variables, split, pairs, **options):
-        line = answers.line(
-            one.windows[:, :2] / at.covered[one.visual],
-            one.windows[:, 2],
-            finite(one, split).saliency,
-            duration=float(at.covered[one.visual]),
-            clip_length=float(at.clip_lengths[one.visual]),
-            qid=one.text,
-            query=queries[one.text],
-            vid=split.names[one.visual],
-            processing=answers.PROCESSING["exact"],
-        )
+        asked = dict(qid=one.text, query=queries[one.text])
+        line = answers.line_of(finite(one, split), split, answers.PROCESSING["exact"], **asked)
         found[one.text, one.visual] = {
             "query": line["query"],
             "video": line["vid"],

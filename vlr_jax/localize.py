@@ -19,6 +19,8 @@ from jax.sharding import PartitionSpec as P
 
 from vlr_jax import batching, pieces, sharding, timeline
 
+TEXTS = 256  # of the split, kept while they are looked for in videos that are not theirs
+
 
 class Found(NamedTuple):
     """What a model found for one text in one video.
@@ -43,7 +45,7 @@ def locate(
     split,
     pairs: list[tuple[int, int]],
     *,
-    text: Callable[[int, dict], dict] | None = None,
+    text: Callable[[int], dict] | None = None,
     batch_size: int,
     mesh,
     threads: int = 2,
@@ -56,17 +58,17 @@ def locate(
         variables: its first argument.
         split: a `split.Split` with moments.
         pairs: (visual, text).
-        text: (text, record of the visual) → `text`, `text_mask`; None: the texts of the split.
+        text: number of a text → `text`, `text_mask`; None: the texts of the split.
         batch_size: rows at once, raised to a multiple of the data axis.
-        mesh: devices; rows are split over its `data` axis.
+        mesh: devices; rows are split over its `data` axis. Every process has all rows and all answers.
         threads: that read.
         progress: show a bar.
     """
-    text, rows = text or split.text, sharding.rows(batch_size, mesh)
-    run = _compiled(moments, mesh)
+    rows, run = sharding.rows(batch_size, mesh), _compiled(moments, mesh)
     groups = _pieces(split.timeline, pairs)
     planned = [group[i : i + rows] for group in groups for i in range(0, len(group), rows)]
     record = functools.lru_cache(maxsize=4 * threads)(split.record)
+    said = _said(split, text)
 
     def build(i: int) -> dict[str, np.ndarray]:
         made = []
@@ -74,17 +76,18 @@ def locate(
             visual, t = pairs[place]
             whole = record(visual)
             row = timeline.piece(split.timeline, whole, visual, start, length)
-            row |= {key: value for key, value in text(t, whole).items() if key in ("text", "text_mask")}
-            made.append(row | {"visual_id": np.int32(visual), "text_id": np.int32(t), "valid": np.bool_(True)})
+            row |= said(t, visual, whole) | {"visual_id": np.int32(visual), "text_id": np.int32(t)}
+            made.append(row | {"valid": np.bool_(True)})
         made += [made[0] | {"valid": np.bool_(False)}] * (rows - len(made))
         return batching.stack(made)
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     batches = grain.MapDataset.range(len(planned)).map(build).to_iter_dataset(options)
+    over = NamedSharding(mesh, P("data"))
     at, waiting = None, []  # place in `pairs`, and the answers so far, of what is being gone through
     with tqdm.tqdm(None, "localizing", len(pairs), unit="text", disable=not progress, leave=False) as bar:
         for group, batch in zip(planned, batches, strict=True):
-            found = jax.device_get(run(variables, sharding.put(batch, mesh)))
+            found = jax.device_get(run(variables, jax.device_put(batch, over)))
             for i, (place, start, _) in enumerate(group):
                 if waiting and at != place:
                     yield _whole(split.timeline, pairs[at], waiting)
@@ -94,6 +97,18 @@ def locate(
         if waiting:
             yield _whole(split.timeline, pairs[at], waiting)
             bar.update()
+
+
+def _said(split, text: Callable | None) -> Callable[[int, int, dict], dict[str, np.ndarray]]:
+    """(text, visual, its record) → `text`, `text_mask`; precomputed states of tokens are in the text's own record."""
+    elsewhere = text or functools.lru_cache(maxsize=TEXTS)(split.text)
+
+    def said(t: int, visual: int, record: dict) -> dict[str, np.ndarray]:
+        own = text is None and visual == split.timeline.owner[t]
+        row = split.text(t, record) if own else elsewhere(t)
+        return {key: row[key] for key in ("text", "text_mask")}
+
+    return said
 
 
 @functools.lru_cache(maxsize=8)

@@ -152,6 +152,14 @@ def check(
     return Checked(qids, windows, n_windows, truth, n_truth[kept], saliency, dict(notes))
 
 
+def whole_clips(durations, clip_length: float) -> np.ndarray:
+    """The number of clips of videos, int64, as int(duration / clip_length) has it: a last one that is cut is none.
+
+    But 0.7 s of 0.1 s are 7, not 6.9…, and so where the clip length is float32.
+    """
+    return (np.asarray(durations, float) / clip_length + 1e-4).astype(np.int64)
+
+
 def _file(source: File | list[dict], kind: str) -> File:
     return source if isinstance(source, File) else File(kind, source, list(range(1, len(source) + 1)))
 
@@ -243,9 +251,9 @@ def _saliency(predictions: File, ground_truth: File, notes: _Notes, clip_length:
     places = [predictions.place(i) for i in np.flatnonzero(absent)]
     notes.tell(places, f"no {SALIENCY}", "a miss for HIT@1, zeros for mAP")
     lists = [entry.get(SALIENCY) or [] for entry in predictions.entries]
-    lengths = np.array(list(map(len, lists)))
-    listed = np.full((len(lists), int(lengths.max())), -np.inf)
     try:
+        lengths = np.array(list(map(len, lists)))
+        listed = np.full((len(lists), max(1, int(lengths.max()))), -np.inf)
         flat = np.fromiter(itertools.chain.from_iterable(lists), np.float64, int(lengths.sum()))
         listed[np.arange(listed.shape[1]) < lengths[:, None]] = flat
     except (TypeError, ValueError):
@@ -274,8 +282,9 @@ def _grades(file: File, notes: _Notes, clip_length: float) -> tuple[np.ndarray, 
         raise ValueError(
             f"{file.place(bad[0])}: duration must be at least a clip, {clip_length:g} s: {durations[bad[0]]!r}"
         )
-    n_clips = (np.array(durations, float) / clip_length + 1e-9).astype(np.int64)  # 0.7 s of 0.1 s are 7, not 6.9…
-    annotators = next((len(row) for entry in file.entries for row in entry[GRADES]), 1)
+    n_clips = whole_clips(durations, clip_length)
+    given = (entry[GRADES] for entry in file.entries if isinstance(entry[GRADES], list))
+    annotators = next((len(row) for rows in given for row in rows if isinstance(row, list)), 1)
     rows, counts = _rows(file, GRADES, annotators)
     clips = [entry.get(CLIPS) for entry in file.entries]
     bad = [i for i, c in enumerate(clips) if not isinstance(c, list) or len(c) != counts[i]]

@@ -22,22 +22,6 @@ def processing(options: dict) -> answers.Processing:
     return answers.PROCESSING[options.get("processing") or (protocol if protocol in answers.PROCESSING else "exact")]
 
 
-def line(one: localize.Found, split, how: answers.Processing, qid: int | str) -> dict:
-    """The line of a prediction file."""
-    at, visual = split.timeline, one.visual
-    return answers.line(
-        one.windows[:, :2] / at.covered[visual],
-        one.windows[:, 2],
-        one.saliency,
-        duration=float(at.covered[visual]),
-        clip_length=float(at.clip_lengths[visual]),
-        qid=qid,
-        query=split.texts[one.text],
-        vid=split.names[visual],
-        processing=how,
-    )
-
-
 def ids(names: list[str]) -> list[int] | list[str]:
     """The ids of texts as the set's own files have them: numbers, if all are."""
     whole = all(name.isascii() and name.isdigit() and str(int(name)) == name for name in names)
@@ -61,7 +45,7 @@ def lines(run, split, mesh) -> list[dict]:
     found = localize.locate(
         run.task.predict()["moments"], run.variables, split, pairs, batch_size=rows, mesh=mesh, progress=True
     )
-    made = {one.text: line(finding.finite(one, split), split, how, qids[one.text]) for one in found}
+    made = {one.text: answers.line_of(finding.finite(one, split), split, how, qid=qids[one.text]) for one in found}
     return [made[t] for _, t in pairs]
 
 

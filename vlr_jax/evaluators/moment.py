@@ -50,14 +50,21 @@ class Evaluator:
             raise ValueError(f"processing {chosen!r} of an evaluation; there is: {', '.join(answers.PROCESSING)}")
         self.processing = answers.PROCESSING[chosen]
         self.texts = split.ids("moments")
-        at = split.timeline
-        self.saliency = all(at.graded(t) is not None for t in self.texts)
-        lengths = {round(float(at.clip_lengths[split.text_visual[t]]), 6) for t in self.texts}
-        if self.saliency and len(lengths) > 1:
-            raise ValueError(f"split {split.name!r} has saliency of clips of {sorted(lengths)} s; expected one length")
-        self.clip_length = min(lengths)
         self.predict, self.split, self.mesh = predict, split, mesh
         self.batch_size, self.examples, self.progress = batch_size, examples, progress
+        at = split.timeline
+        rated = [at.graded(t)[0] for t in self.texts if at.graded(t) is not None]
+        self.saliency = len(rated) == len(self.texts)
+        lengths = {round(clip, 6): clip for clip in at.clip_lengths[split.text_visual[self.texts]].tolist()}
+        if self.saliency and len(lengths) > 1:
+            raise ValueError(f"split {split.name!r} has saliency of clips of {sorted(lengths)} s; expected one length")
+        self.clip_length = min(lengths.values())
+        self.truth = [self._truth(t) for t in self.texts]
+        left_out = sum(map(len, rated)) - sum(len(line.get("relevant_clip_ids", ())) for line in self.truth)
+        counted = {"rated clips after the last whole clip of their video, left out": left_out}
+        if not self.saliency:
+            counted["texts with rated clips; others have none, so highlights are not measured"] = len(rated)
+        self.notes = {what: n for what, n in counted.items() if n}
 
     def names(self) -> list[str]:
         """The metrics that `run` gives: the official names, such as `MR-full-mAP` and `HL-min-VeryGood-Hit1`."""
@@ -86,10 +93,10 @@ class Evaluator:
             found = list(localize.locate(self.predict["moments"], variables, self.split, pairs, **options))
         found.sort(key=lambda one: one.text)
         finite = all(np.isfinite(one.windows).all() and np.isfinite(one.saliency).all() for one in found)
-        lines = [self._line(one) for one in found]
-        truth = [self._truth(one.text) for one in found]
+        names, options = self.split.timeline.text_names, dict(saliency=self.saliency)
+        lines = [answers.line_of(one, self.split, self.processing, qid=names[one.text], **options) for one in found]
         # A model that is not finite is measured as it is, in the documented lenient way, and said to be that.
-        checked = predictions.check(lines, truth, lenient=not finite, clip_length=self.clip_length)
+        checked = predictions.check(lines, self.truth, lenient=not finite, clip_length=self.clip_length)
         measured = moment_metrics.measure(checked, self.protocol)
         return {
             "metrics": moment_metrics.flatten(measured),
@@ -100,31 +107,21 @@ class Evaluator:
             "unlabelled": self.split.n_texts - len(pairs),
             "ids": self.split.ids_hash,
             "truncated": self.split.truncated,
-            "notes": dict(checked.notes),
+            "notes": self.notes | checked.notes,
             "calibration": self._calibration(found),
             "finite": bool(finite),
             "examples": self._examples(found, lines, checked, examples) if examples and finite else [],
         }
 
-    def _line(self, one: localize.Found) -> dict:
-        """The line of a prediction file."""
-        at, visual = self.split.timeline, one.visual
-        return answers.line(
-            one.windows[:, :2] / at.covered[visual],
-            one.windows[:, 2],
-            one.saliency if self.saliency else None,
-            duration=float(at.covered[visual]),
-            clip_length=float(at.clip_lengths[visual]),
-            qid=at.text_names[one.text],
-            query=self.split.texts[one.text],
-            vid=self.split.names[visual],
-            processing=self.processing,
-        )
-
     def _truth(self, t: int) -> dict:
-        """The line of a ground-truth file."""
+        """The line of a ground-truth file; of rated clips only those that the evaluation has."""
         vid = self.split.names[self.split.text_visual[t]]
-        return self.split.timeline.truth(t) | {"query": self.split.texts[t], "vid": vid}
+        line = self.split.timeline.truth(t) | {"query": self.split.texts[t], "vid": vid}
+        if not self.saliency:
+            return line
+        (n,) = predictions.whole_clips([line["duration"]], self.clip_length)
+        kept = [i for i, clip in enumerate(line["relevant_clip_ids"]) if clip < n]
+        return line | {key: [line[key][i] for i in kept] for key in ("relevant_clip_ids", "saliency_scores")}
 
     def _calibration(self, found: list[localize.Found]) -> tuple[float, float] | None:
         """Of raw saliency, on all clips of the split."""
