@@ -2,8 +2,8 @@
 
     --features clip=clip_features,slowfast=slowfast_features
 
-What a model was trained on is this list of names, widths and recipes (`about`, in prepared.json); `check` refuses
-another one, so that backbones are never swapped or left as they are where they were normalised.
+What a model was trained on is this list of names, widths and recipes (`about`, in prepared.json); `finding.fits`
+refuses another one, so that backbones are never swapped or left as they are where they were normalised.
 """
 
 import collections
@@ -201,15 +201,6 @@ def join(parts: list[np.ndarray], names: list[str]) -> np.ndarray:
         found = ", ".join(f"{name} {n}" for name, n in zip(names, lengths, strict=True))
         raise ValueError(f"backbones have different numbers of rows: {found}; at most {ROWS} may be cut off")
     return np.concatenate([part[: min(lengths)] for part in parts], axis=1)
-
-
-def check(trained: list[dict], given: list[dict]) -> None:
-    """Raises ValueError where features are not those that a model was trained on; both as `Backbones.about` tells."""
-    if trained != given:
-        told = [
-            ", ".join(f"{one['name']} ({one['dim']}, {one['normalise']})" for one in some) for some in (trained, given)
-        ]
-        raise ValueError(f"the model was trained on features {told[0]}, in this order; these are {told[1]}")
 
 
 def covers(rows: int, clip_length: float, duration: float) -> bool:

@@ -64,7 +64,9 @@ def spec(data: dict, tokenizer) -> dict:
 def row(data: dict, tokenizer) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each key of a row of pairs that models read, without the leading axis; no split is opened."""
     prepared = prepare.read(data["root"])
-    length = tokenizer.encode("a")[0].shape
-    texts = {"text": (length, "int32"), "text_mask": (length, "bool"), "visual_id": ((), "int32")}
+    states = text_dim(data, prepared, tokenizer)
+    length = (tokenizer.length,) if states else tokenizer.encode("a")[0].shape
+    tokens = ((*length, states), "float16") if states else (length, "int32")
+    texts = {"text": tokens, "text_mask": (length, "bool"), "visual_id": ((), "int32")}
     shapes = reading.plan(data, prepared).shapes(prepared)
     return shapes | texts | {"text_id": ((), "int32"), "valid": ((), "bool")}

@@ -78,6 +78,8 @@ class Split:
         self.states, self.tokens = isinstance(tokenizer, text.States) and tokenizer.length, None
         if self.states:
             text_dim(self._opened[0], self.prepared, tokenizer)
+            if self.paragraphs:
+                raise ValueError("config.data.texts='paragraphs' has no states of tokens: those are of single texts")
             self.truncated = int((self.timeline.n_states > self.states).sum())
             return
         encoded = [tokenizer.encode(text) for text in self.texts or ["a"]]  # "a" for its shape alone
@@ -133,11 +135,12 @@ class Split:
         """Row i of a view; `rng` makes the choices that are random in training."""
         if view == "visuals":
             return self.visual(i, rng=rng)
-        row = self.text(i)
-        if view == "pairs":
+        if view == "texts":
+            row = self.text(i)
+        else:
             owner = int(self.text_visual[i])
             record = self.record(owner)
-            row = self.visual(owner, record, rng) | row
+            row = self.visual(owner, record, rng) | self.text(i, record)
         fields = {"text_facts": ("text_facts", self.facts), "caption_vec": ("text_vectors", self.vectors)}
         for key, (field, of_all) in fields.items():
             if key in self.keys:
@@ -149,7 +152,8 @@ class Split:
         """Rows of a view.
 
         Raises:
-            ValueError: a view of texts, and the split has none; `moments`, and no text has windows.
+            ValueError: a view of texts, and the split has none; `moments`, and no text has windows, or config.data
+                asks for something else than all features of clips and single texts.
         """
         return len(self.ids(view))
 
@@ -166,6 +170,11 @@ class Split:
         if self.timeline is None or not len(self.timeline.annotated):
             raise ValueError(
                 f"no text of the split {self.name!r} has windows: there are no moments to train on or find"
+            )
+        if self.paragraphs or self.reading.kind != "features" or self.reading.most is not None:
+            raise ValueError(
+                "moments of single texts are found in features of all clips: leave config.data.texts, "
+                "config.data.visual and config.data.frames out"
             )
         return self.timeline.annotated
 

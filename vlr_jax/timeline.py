@@ -11,7 +11,7 @@ from vlr_jax import reading
 
 MOST_WINDOWS = 5  # of a text in training; of more, so many are drawn at random
 PAIRS = 2  # of clips, whose saliency is compared
-ROUNDING = 1e-4  # clips: windows are stored as float32, and one that ends with a clip should do so
+ROUNDING = 1e-4  # clips: their length is stored as float32, and a window that ends with a clip should do so
 
 
 class Timeline:
@@ -98,6 +98,8 @@ class Timeline:
     def labels(self, t: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`spans`, `spans_mask`, `saliency` and `saliency_pairs` of text t, for a video padded to `length` clips.
 
+        Features may end a little before the annotation: a window that begins behind them is their last clip.
+
         Raises:
             ValueError: the text has no window, or its video is longer than `length`.
         """
@@ -108,8 +110,9 @@ class Timeline:
         kept = windows
         if len(windows) > self.most:
             kept = windows[np.sort(rng.choice(len(windows), self.most, replace=False))]
-        spans = np.zeros((self.most, 2), np.float32)
-        spans[: len(kept)] = np.clip(kept / self.covered[visual], 0.0, 1.0)
+        spans, covered = np.zeros((self.most, 2), np.float32), self.covered[visual]
+        kept = np.where(kept[:, :1] < covered, kept, [covered - clip, covered])
+        spans[: len(kept)] = np.clip(kept / covered, 0.0, 1.0)
         graded, saliency = self.graded(t), np.zeros(length, np.float32)
         if graded is None:
             inside = _inside(windows, n, clip)
@@ -117,7 +120,7 @@ class Timeline:
             pairs = _pairs_of_windows(inside, n, rng)
         else:
             clips, grades = graded
-            there = clips < n  # features may end a little before the annotation
+            there = clips < n
             saliency[clips[there]] = grades[there].sum(1)
             pairs = _pairs_of_grades(clips[there], saliency, n, rng)
         labels = {"spans": spans, "spans_mask": np.arange(self.most) < len(kept)}
@@ -167,8 +170,8 @@ def _buckets(asked, most: int) -> tuple[int, ...]:
 
 
 def _inside(windows: np.ndarray, n: int, clip: float) -> np.ndarray:
-    """The clips of windows: from that of the start to the one before that of the end, at least one each."""
-    found = []
+    """The clips of windows: from that of the start to the one before that of the end, at least one each, in order."""
+    found = [np.zeros(0, int)]
     for start, end in windows:
         first, behind = (int(second / clip + ROUNDING) for second in (start, end))
         last = max(0, min(behind, n) - 1)
