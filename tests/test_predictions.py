@@ -155,6 +155,14 @@ def test_lenient_saliency():
         assert (found["HL-min-VeryGood-Hit1"], found["HL-min-VeryGood-mAP"]) == (hits, precision), name
 
 
+def test_lenient_without_any_saliency_in_lists():
+    """All lists are there and empty: misses and zeros, as if one were."""
+    a = [entry | {"pred_saliency_scores": []} for entry in predicted()]
+    found, warned = brief(a, truth(), lenient=True)
+    assert found["HL-min-VeryGood-Hit1"] == 0 and found["HL-min-VeryGood-mAP"] == 25
+    assert warned == ["WARNING: no pred_saliency_scores: a miss for HIT@1, zeros for mAP (3)"]
+
+
 def test_lenient_changes_nothing_where_nothing_is_wrong():
     assert brief(predicted(), truth(), lenient=True) == brief(predicted(), truth())
 
@@ -188,6 +196,9 @@ def test_windows_without_length_are_no_error():
         (predicted(), changed(truth(), 0, duration=1), "duration must be at least a clip, 2 s: 1"),
         (predicted(), changed(truth(), 0, relevant_clip_ids=[0.5]), "relevant_clip_ids must be integers"),
         (changed(predicted(), 1, pred_saliency_scores=["a"]), truth(), "line 2 (qid 2): pred_saliency_scores must"),
+        (changed(predicted(), 1, pred_saliency_scores=3), truth(), "line 2 (qid 2): pred_saliency_scores must"),
+        (predicted(), changed(truth(), 0, saliency_scores=[4]), "line 1 (qid 1): saliency_scores must be a list of"),
+        (predicted(), changed(truth(), 0, saliency_scores=4), "line 1 (qid 1): saliency_scores must be a list of"),
         ([], truth(), "share no qid"),
     ],
 )
@@ -221,4 +232,7 @@ def test_clips_of_another_length():
     b = [{**entry, "duration": 0.7, "relevant_windows": [[0, 0.2]], "relevant_clip_ids": [6]} for entry in truth()]
     checked = predictions.check(predicted(), b, clip_length=0.1)
     np.testing.assert_array_equal(checked.saliency.n_clips, 7)
+    for length, n in ((0.1, 7), (5 / 3, 3), (1 / 3, 5400)):
+        for clip in (length, float(np.float32(length))):  # as records have it
+            assert predictions.whole_clips([n * length, n * length - 0.01 * length], clip).tolist() == [n, n - 1]
     assert checked.saliency.grades.shape == (3, 7, 3) and checked.saliency.grades[0, 6, 0] == 4

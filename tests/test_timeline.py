@@ -74,6 +74,14 @@ def test_all_clips_relevant_and_none():
         made(4, 2.0, [[0, 8]]).labels(0, 3, rng)
 
 
+def test_a_window_behind_the_features_is_their_last_clip():
+    """Features may end up to 5 % before the annotation: what is said there has no length of zero to be matched with."""
+    found = made(20, 2.0, [[41, 42], [4, 8], [39, 44]]).labels(0, 24, np.random.default_rng(0))
+    np.testing.assert_allclose(found["spans"], [[0.95, 1], [0.1, 0.2], [39 / 40, 1]])
+    assert np.flatnonzero(found["saliency"]).tolist() == [2, 3, 19]
+    assert not made(3, 2.0, []).relevant(0).any()  # of a text without windows nothing is known to be
+
+
 def test_many_windows_are_drawn_anew_and_annotations_stay():
     windows = [[4 * i, 4 * i + 2] for i in range(9)]
     at = made(20, 2.0, windows)
