@@ -2,6 +2,8 @@
 
 Expect test R1@0.3 54.11, R1@0.5 35.35, R1@0.7 20.34, mIoU 33.76 (as LD-DETR, arXiv 2501.10787, reprints them). No
 code is public: QSD and CDD are INFERRED (docs/methods.md), and so are the hyper-parameters, from QD-DETR's.
+Here val selects the checkpoint; some of the field select on test, which --config.best=test/MR-full-R1@0.7
+--config.evals.test.every=1525 --config.select_on_test=True does, and says.
 
 SOURCE: the annotations, and beside them the features of the field: SlowFast (2,304) and CLIP ViT-B/32 (512), clips of
 2 s; texts as states of its tokens, `clip_text_features` (docs/datasets.md).

@@ -7,6 +7,9 @@ SOURCE: the annotations, and beside them the features of the field: SlowFast (2,
 2 s; texts as states of its tokens, `clip_text_features` (docs/datasets.md).
 
 python -m vlr_jax.main --config configs/moment_detr_qvhighlights.py --config.data.source=SOURCE
+
+The released test split has no labels. Its predictions, for the server or, with highlight_test_with_gt.jsonl, for
+`python -m vlr_jax.score moments`, come from the run by --mode localize --split test --output hl_test_submission.jsonl.
 """
 
 from ml_collections import ConfigDict
@@ -31,9 +34,6 @@ def get_config(arg=""):
     c.losses, c.relevance = dict(), dict(name="moment")
     c.optim = dict(name="adamw", lr=1e-4, decay=1e-4, clip=0.1)
     found = dict(name="moment", protocol="qvhighlights")
-    c.evals = dict(
-        val=dict(**found, every=epoch if smoke else 5 * epoch, data=dict(split="val")),
-        test=dict(**found, every=0, data=dict(split="test")),
-    )
+    c.evals = dict(val=dict(**found, every=epoch if smoke else 5 * epoch, data=dict(split="val")))
     c.best, c.select_on_test = "val/MR-full-mAP", False
     return c

@@ -1,7 +1,8 @@
 """QD-DETR (Moon et al., CVPR 2023) on TACoS.
 
 Expect no number of QD-DETR's own paper. Hyper-parameters: INFERRED, those of CG-DETR's code for this set (batch 32,
-lr 2e-4).
+lr 2e-4). Here val selects the checkpoint; some of the field select on test, which
+--config.best=test/MR-full-R1@0.7 --config.evals.test.every=1525 --config.select_on_test=True does, and says.
 
 SOURCE: the annotations, and beside them the features of the field: SlowFast (2,304) and CLIP ViT-B/32 (512), clips of
 2 s; texts as states of its tokens, `clip_text_features` (docs/datasets.md).

@@ -65,6 +65,27 @@ def test_is_short_and_complete(path):
         assert not plan["select_on_test"]
 
 
+MOMENTS = [path for path in FILES if load(path).get("task") == "moment"]
+
+
+@pytest.mark.parametrize("path", MOMENTS, ids=lambda p: p.stem)
+def test_moments_are_selected_by_a_metric_of_their_protocol(path):
+    """And where the field selects on test, the documented flags do so, and it is said."""
+    for arg in ("", "smoke"):
+        plan = config.complete(load(path, arg))
+        evaluation, metric = plan["best"].split("/")
+        assert metric in moment_metrics.names(plan["evals"][evaluation]["protocol"], saliency=False)
+    told = re.findall(r"--config\.(?:best|evals|select)\S+", path.read_text().split('"""')[1])
+    assert bool(told) == path.stem.endswith(("charades_sta", "tacos"))
+    if told:
+        values, line = absl_flags.FlagValues(), ["main", "--config", str(path), *told]
+        given = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=line)
+        values(line)
+        chosen = config.complete(given.value)
+        assert config.selected_on(chosen) == "selected on test: test/MR-full-R1@0.7 (split test)"
+        assert chosen["evals"]["test"]["every"] == load(path).evals[evaluation].every
+
+
 def fits_the_release(plan):
     """Options and splits that such a dataset has, protocols that there are: seen without the data."""
     name, options = plan["data"]["name"], dict(plan["data"].get("options", {}))

@@ -169,7 +169,8 @@ class Split:
             return np.arange(self.n_texts)
         if self.timeline is None or not len(self.timeline.annotated):
             raise ValueError(
-                f"no text of the split {self.name!r} has windows: there are no moments to train on or find"
+                f"no text of the split {self.name!r} has windows: there are no moments to train on or to measure; "
+                "--mode localize --output FILE.jsonl predicts them"
             )
         if self.paragraphs or self.reading.kind != "features" or self.reading.most is not None:
             raise ValueError(
