@@ -157,6 +157,25 @@ def test_contrast_and_entropy_are_the_formulas():
     assert np.all(np.isfinite(gradient)) and np.any(gradient[0]) and not np.any(gradient[~CLIPS])
 
 
+def test_the_fine_contrast_raises_the_levels_of_relevant_clips():
+    """And moves neither κ nor b: it is of the clips' order, what all levels of a video have in common is free."""
+    relevant = RELEVANT | (np.arange(F) == 0)
+    module, sentence = qsd.Disentangle(D), (WORD * WORDS[..., None]).sum(1)
+    levels = lambda params: module.apply({"params": params}, CLIP, CLIPS, WORD, WORDS, sentence)
+    contrast = lambda params: jnp.sum(qsd.fine_contrast(levels(params).fine, relevant, CLIPS, TAU))
+    first = module.init(jax.random.key(1), CLIP, CLIPS, WORD, WORDS, sentence)["params"]
+    params, slopes = first, jax.jit(jax.grad(contrast))
+    for _ in range(100):
+        params = jax.tree.map(lambda x, slope: x - 0.02 * slope, params, slopes(params))
+    assert contrast(params) < 0.5 * contrast(first)
+    assert params["scale"] == first["scale"] and params["bias"] == first["bias"]
+    before, after = (np.asarray(levels(p).alignment) for p in (first, params))
+    for b in (0, 1, 3):  # the third video has one clip
+        others = CLIPS[b] & ~relevant[b]
+        gap = [level[b, relevant[b] & CLIPS[b]].mean() - level[b, others].mean() for level in (before, after)]
+        assert gap[1] > max(gap[0], 0) + 0.1
+
+
 def test_padding_and_company_change_nothing():
     levels, *_ = apply()
     wild = lambda x, mask: np.where(mask[..., None], x, 1e3).astype(np.float32)
