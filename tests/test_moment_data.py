@@ -393,12 +393,6 @@ def test_recipes_and_order_are_part_of_the_data(highlights):
         run(highlights, "c", normalise="slowfast=none")
 
 
-def test_l2_is_the_official_one(shared_data):
-    golden = np.load(shared_data.parent / "golden" / "moment" / "l2norm.npz")
-    np.testing.assert_allclose(backbones.l2(golden["x"]), golden["y"], rtol=1e-6, atol=1e-7)
-    np.testing.assert_array_equal(backbones.l2(np.zeros((2, 3))), np.zeros((2, 3)))
-
-
 def test_names_of_features():
     assert backbones.named("clip=a/b,slow=c*") == {"clip": "a/b", "slow": "c*"}
     assert backbones.named("a/clip_features,x/s.npz") == {"clip_features": "a/clip_features", "s": "x/s.npz"}

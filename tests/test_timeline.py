@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from vlr_jax import buckets, timeline
+from vlr_jax import backbones, buckets, reading, timeline
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "timeline.json").read_text())
 
@@ -59,6 +59,16 @@ def test_labels_of_windows_are_the_official_ones(case):
     else:
         assert set(pairs[:, 0]) <= set(inside) and not set(pairs[:, 1]) & set(inside)
         assert len(set(pairs[:, 1])) == timeline.PAIRS
+
+
+def test_normalisation_and_padding_are_the_official_ones():
+    given, wanted = (np.array(GOLDEN["l2norm"][key], np.float32) for key in "xy")
+    np.testing.assert_allclose(backbones.l2(given), wanted, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(backbones.l2(np.zeros((2, 3))), np.zeros((2, 3)))
+    for i, (rows, mask) in enumerate(zip(GOLDEN["pad"]["padded"], GOLDEN["pad"]["mask"], strict=True)):
+        found = reading.pad(np.array(GOLDEN["pad"][f"s{i}"]), len(mask))
+        np.testing.assert_array_equal(found[0], rows)
+        np.testing.assert_array_equal(found[1], np.array(mask) > 0)
 
 
 def test_all_clips_relevant_and_none():
