@@ -93,7 +93,8 @@ def test_padding_rows_and_columns_count_nowhere():
     garbage["spans"] = jnp.where(garbage["spans_mask"][..., None], garbage["spans"], 0.1)
     garbage["text"] = jnp.where(garbage["text_mask"][..., None], garbage["text"], 5.0)
     same(plain, run(variables, garbage))
-    # Beside a row of padding, none is wrong; behind its mask no clip is relevant.
+    # A row of padding's text is nobody's wrong one; behind its mask no clip is relevant.
+    garbage["text"] = garbage["text"].at[-1].set(3.0)
     garbage["saliency"] = jnp.where(garbage["visual_mask"], garbage["saliency"], 12.0)
     same(plain, run(variables, garbage))
 
