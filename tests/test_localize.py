@@ -294,6 +294,8 @@ def test_table_has_the_best_videos():
         (["--query", "a red circle", "--corpus", "--video", "val-000001"], "--corpus looks in all videos"),
         (["--query", "a red circle", "--top_n", "3"], "--top_n is for --mode localize --corpus"),
         (["--query", "a red circle", "--data", "nowhere"], "nowhere does not exist"),
+        (["--mode", "search", "--query", "a", "--corpus"], "--corpus is for --mode localize, not for search"),
+        (["--mode", "eval", "--video", "val-000001"], "--video is for --mode localize, not for eval"),
     ],
 )  # fmt: skip
 def test_misuse_is_one_message(command, flags, message):

@@ -160,7 +160,7 @@ def _iou(line, split, t):
     return max(0.0, min(end, last) - max(start, first)) / (max(end, last) - min(start, first))
 
 
-def test_refusals(place, tmp_path):
+def test_refusals(place, tmp_path, scenes_root):
     with pytest.raises(
         ValueError, match="12 of 24 texts to train on are of videos longer than 6 clips, .*the longest has 10"
     ):
@@ -175,6 +175,8 @@ def test_refusals(place, tmp_path):
     prepare.prepare("folder", tmp_path / "bare", source=place, options=options, progress=False)
     with pytest.raises(ValueError, match="needs texts with precomputed states .* which .*bare has not"):
         pipeline.open_split(dict(name="folder", root=str(tmp_path / "bare"), split="val"), text.States(5), ())
+    with pytest.raises(ValueError, match="config.data.buckets are for videos with moments, which .* has not"):
+        pipeline.spec(dict(root=scenes_root, buckets=[6]), text.Words(("text",), 5))
     for length in (0, True, 2.0, None):
         with pytest.raises(ValueError, match="text.length must be a whole number of at least 1"):
             text.States(length)

@@ -129,6 +129,9 @@ def main(_) -> None:
                 )
         if MODE.value not in OF_DATA and (DATA.value or SPLIT.value):
             raise ValueError(f"--data and --split are for --mode {', '.join(OF_DATA)}, not for {MODE.value}")
+        own = [flag for flag in (VIDEO, CORPUS, STAGE1, TOP_N, TEMPERATURE) if flag.value != flag.default]
+        if MODE.value != "localize" and own:
+            raise ValueError(f"--{own[0].name} is for --mode localize, not for {MODE.value}")
         runs = (run_train, run_eval, run_index, run_search, run_features, run_localize)
         dict(zip(MODES, runs, strict=True))[MODE.value](workdir)
     except (ValueError, OSError, FloatingPointError) as error:

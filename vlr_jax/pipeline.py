@@ -49,8 +49,13 @@ def spec(data: dict, tokenizer) -> dict:
     `vocabulary`, `visual_dim` (None for frames), `mask_word` where the tokenizer has one that stands for a hidden word;
     of data with moments `backbones`, their features by name and in order, and `text_dim`, the width of precomputed
     states of tokens, None where the tokenizer is one of words.
+
+    Raises:
+        ValueError: `data.buckets` of data without moments, which have one padded length; or as `text_dim`.
     """
     prepared = prepare.read(data["root"])
+    if data.get("buckets") and not prepared.get("moments"):
+        raise ValueError(f"config.data.buckets are for videos with moments, which {data['root']} has not; leave it out")
     kind = reading.kind(data, prepared)
     found = {
         "vocabulary": tokenizer.size,
