@@ -24,10 +24,10 @@ def get_config(arg=""):
         c.data = dict(name="folder", root="data/slideshows", split="train", source="", options=options)
         c.text = dict(name="saved", path=arg or "runs/words_flickr8k")
         c.init = [dict(name="run", path=c.text.path, only="(words|gru)/.*")]
-        size = dict(dim=128, heads=8, hidden=512, queries=10, word_dim=512, gru_dim=256)
-    c.model = dict(name="moment_detr", dropout=0.1, input_dropout=0.3, **size)
+        size = dict(dim=96, heads=4, hidden=256, queries=10, word_dim=128, gru_dim=128)
+    c.model = dict(name="moment_detr", dropout=0.1, input_dropout=0.2, **size)
     c.losses, c.relevance = dict(), dict(name="moment")
-    c.optim = dict(name="adamw", lr=5e-4, decay=1e-4, clip=0.1, schedule=dict(name="cosine"))
+    c.optim = dict(name="adamw", lr=1e-3, decay=1e-4, clip=0.1, schedule=dict(name="cosine"))
     test = dict(data=dict(split="test" if smoke else "dev"), protocol="qvhighlights")
     c.evals = dict(
         val=dict(name="moment", every=2 if smoke else 330, data=dict(split="val"), protocol="qvhighlights"),
