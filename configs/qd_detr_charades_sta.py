@@ -1,9 +1,9 @@
 """QD-DETR (Moon et al., CVPR 2023) on Charades-STA.
 
-Expect test R1@0.5 about 57, R1@0.7 about 33 with these features (as papers of the line report it, recalled, not
-checked; with VGG and audio 55.51, 34.17 by LD-DETR's table). Hyper-parameters: the official code's option for this
-set. Here 5 % of the videos of train select the checkpoint and are not trained on; the field selects on test, which
---config.best=test/MR-full-R1@0.7 --config.evals.test.every=1840 --config.select_on_test=True does, and says.
+Expect test R1@0.5 55.51, R1@0.7 34.17 with other features, VGG and audio (as LD-DETR, arXiv 2501.10787, reprints them);
+no number with these was checked. Hyper-parameters: the official code's option for this set. Here 5 % of the videos of
+train select the checkpoint and are not trained on; the field selects on test, which --config.best=test/MR-full-R1@0.7
+--config.evals.test.every=1840 --config.select_on_test=True does, and says.
 
 SOURCE: the annotations, and beside them the features of the field: SlowFast (2,304) and CLIP ViT-B/32 (512), clips of
 1 s; texts as states of its tokens, `clip_text_features` (docs/datasets.md).
