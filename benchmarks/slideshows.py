@@ -8,8 +8,8 @@ FLICKR8K captions.jsonl and features_global1280.npz. Pictures and sentences are 
 cuts between photographs that stand still, which a threshold on neighbouring clips finds.
 
 `make`: each clip shows one photograph; its features are the photograph's, square-rooted (they are rectified), reduced
-by a PCA of the training photographs, plus gaussian noise of `--noise` times their mean deviation, another for every
-clip. The last `--held_out` training videos become the split val, which checkpoints are picked by. SLIDES gets
+by a PCA of the training photographs, plus gaussian noise, anew for every clip, of `--noise` times the deviation of all
+such numbers. The last `--held_out` training videos become the split val, which checkpoints are picked by. SLIDES gets
 captions.jsonl and features.npz, which the configs `*_slideshows.py` prepare.
 
 `closed_form`: TF-IDF → ridge on the features of the training photographs' captions; the video is cut where neighbouring
@@ -116,9 +116,10 @@ class TfIdf:
 
     def __call__(self, texts: list[str]) -> scipy.sparse.csr_matrix:
         rows = [collections.Counter(self._ids[t] for t in self._terms(text) if t in self._ids) for text in texts]
-        at = [(i, term, n * self._idf[term]) for i, row in enumerate(rows) for term, n in row.items()]
-        i, term, value = zip(*at, strict=True)
-        matrix = scipy.sparse.csr_matrix((value, (i, term)), (len(texts), len(self._ids)))
+        place = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        term = np.array([term for row in rows for term in row], int)
+        count = np.array([n for row in rows for n in row.values()], float)
+        matrix = scipy.sparse.csr_matrix((count * self._idf[term], (place, term)), (len(texts), len(self._ids)))
         length = np.sqrt(matrix.multiply(matrix).sum(1))
         return scipy.sparse.csr_matrix(matrix.multiply(1 / np.maximum(length, 1e-12)))
 
