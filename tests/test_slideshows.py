@@ -1,4 +1,4 @@
-"""Slideshows and their closed form, from photographs made up here: own-data form, cuts, a map from words to pictures."""
+"""Slideshows and their closed form on made-up photographs: own-data form, cuts, a map from words to pictures."""
 
 import argparse
 import importlib
