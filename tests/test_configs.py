@@ -341,6 +341,7 @@ def test_bad_config_is_refused(small_config, change, message):
         (dict(mesh=dict(data=3)), "does not fit 8 device"),
         (dict(optim=dict(name="adan", lr=1.0)), "optimizers: adam"),
         (dict(regularisers=dict(kl=1.0)), "the model has: none"),
+        (dict(spans=dict(label=2.0)), "config.spans weighs the losses of task moment"),
         (
             dict(evals=dict(val=dict(name="retrieval", every=1, block_size=3)), best=""),
             "unknown key block_size in config.evals.val; valid keys: .*batch_size",

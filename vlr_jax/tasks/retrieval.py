@@ -21,12 +21,14 @@ class Task:
         reads: those facts and sentence vectors that a batch must carry.
 
     Raises:
-        ValueError: unknown loss, knob, relevance or key in config.
+        ValueError: unknown loss, knob, relevance or key in config, or weights of moments' losses.
     """
 
     view = "pairs"
 
     def __init__(self, model, config: dict):
+        if config.get("spans"):
+            raise ValueError("config.spans weighs the losses of task moment; those of retrieval are config.losses")
         self.model = model
         self.terms = terms.Terms(config["losses"], config["relevance"], config["query_chunk"])
         self.reads = self.terms.reads
