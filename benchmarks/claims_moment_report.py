@@ -246,9 +246,10 @@ The data are long videos of the procedural world (`scenes`, `kind="moments"`): {
 on, {world["clips"]} clips and {world["queries"]} queries each (`synonyms` {world["synonyms"]}), windows with
 gradual and noisy boundaries among near misses. **Each model is trained once, at the middle level of all difficulties,
 and tested at three of each** (easy, middle, hard): {levels}; `{OWN}` is the test split of the
-world of training, the middle one but for `{DENSE}` in claim 2. Videos, texts and windows are the same at all levels. Ablations are compared at the middle one. All models have the
-same width ({model["dim"]}, {model["hidden"]} in feed-forward layers), {model["heads"]} heads, {model["queries"]} moment
-queries and two layers of every kind that they have (Moment-DETR has none by which words enter clips); words and their
+world of training, the middle one but for `{DENSE}` in claim 2. Videos, texts and windows are the same at all levels.
+Ablations are compared at the middle one. All models have the same width ({model["dim"]}, {model["hidden"]} in
+feed-forward layers), {model["heads"]} heads, {model["queries"]} moment queries and two layers of every kind that they
+have (Moment-DETR has none by which words enter clips); words and their
 GRU are trained from scratch. Metrics are QVHighlights' official ones.
 
 CDNet has no public code: its formulas, the sizes of its parts and the weights of its terms are INFERRED
