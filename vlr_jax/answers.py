@@ -17,8 +17,8 @@ class Processing:
     """What a dataset's predictions go through.
 
     Attributes:
-        limit: windows are clipped to [0, limit] seconds; None = to the duration, where the official code clips
-            nothing: no true window lies beyond it.
+        limit: windows are clipped to [0, limit] seconds; None = to what the features cover, where the official code
+            clips nothing.
         clips: round to multiples of the clip length of the features.
         shortest, longest: seconds that a window is widened or cut to, before it is clipped; None = as it is.
         keep: what stays where it is then: `left`, `center` or `right`.
