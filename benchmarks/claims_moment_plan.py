@@ -54,10 +54,8 @@ MODELS = {"moment_detr": "Moment-DETR", "qd_detr": "QD-DETR", "cdnet": "CDNet"}
 ABLATIONS = {
     "qsd": ("CDNet, disentanglement alone (QSD)", dict(denoise=False), GLOBAL, FINE),
     "cdd": ("CDNet, denoisement alone (CDD)", dict(disentangle=False), {}, {}),
-    "range 2": ("CDNet, offsets within 2 clips", dict(offset_range=2.0), GLOBAL, FINE),
     "range 10": ("CDNet, offsets within 10 clips", dict(offset_range=10.0), GLOBAL, FINE),
     "groups 1": ("CDNet, 1 group of offsets", dict(groups=1), GLOBAL, FINE),
-    "groups 8": ("CDNet, 8 groups of offsets", dict(groups=8), GLOBAL, FINE),
     "no fine": ("CDNet without the fine-grained term", {}, GLOBAL, {}),
     "no global": ("CDNet without the global term", {}, {}, FINE),
     "no terms": ("CDNet without both terms", {}, {}, {}),
