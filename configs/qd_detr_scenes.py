@@ -14,7 +14,7 @@ def get_config(arg=""):
     c = ConfigDict()
     c.task, c.seed, c.batch_size, c.steps = "moment", 0, 8 if smoke else 16, 4 if smoke else 1200
     sizes = dict(train=16, val=8, test=8, clips=24, queries=2) if smoke else dict(train=2000, val=250, test=250)
-    root = "data/moments-smoke" if smoke else "data/moments"
+    root = "data/moments-scenes-smoke" if smoke else "data/moments"
     c.data = dict(name="scenes", root=root, split="train", options=dict(kind="moments", **sizes))
     c.text = dict(name="words", length=16)
     small = dict(dim=16, heads=2, hidden=32, queries=4, word_dim=8, gru_dim=16)

@@ -277,10 +277,11 @@ def table(whole: dict) -> str:
         columns += [(key, result[key]) for key in ("oracle", "chance") if result.get(key)]
         head = f"{name}: {result['visuals']:,} visuals, {result['texts']:,} texts, protocol {result['protocol']}"
         head += f", {result['gallery']}" if result.get("gallery") else ""
-        lines += ["", head, " " * 18 + "".join(f"{title:>10}" for title, _ in columns)]
+        width = max([18, *map(len, numbers)])
+        lines += ["", head, " " * width + "".join(f"{title:>10}" for title, _ in columns)]
         for metric in numbers:
             cells = [_cell(column.get(metric)) for _, column in columns]
-            lines.append(f"{metric:18}" + "".join(cells))
+            lines.append(f"{metric:{width}}" + "".join(cells))
     return "\n".join(lines)
 
 
