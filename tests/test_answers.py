@@ -83,6 +83,17 @@ def test_suppression_comes_last():
     assert len(one(windows, scores, processing=answers.Processing(nms=0.9, clips=False))) == 2
 
 
+def test_an_evaluation_names_its_processing():
+    assert answers.processing_of("tacos") is answers.PROCESSING["tacos"]
+    assert answers.processing_of("cgdetr") is answers.PROCESSING["exact"]
+    assert answers.processing_of("tacos", "charades_sta_vgg").limit == 360
+    assert answers.processing_of("qvhighlights", nms=0.7) == answers.Processing(limit=150.0, nms=0.7)
+    with pytest.raises(ValueError, match="processing 'qvh' of an evaluation; there is: qvhighlights, "):
+        answers.processing_of("none", "qvh")
+    with pytest.raises(ValueError, match="nms 1.5 .* from 0 to 1"):
+        answers.processing_of("none", nms=1.5)
+
+
 def test_a_line_is_what_the_evaluation_reads():
     saliency = np.linspace(-1, 1, 5).astype(np.float32)
     windows = np.array([[0.5, 0.9], [0.0, 0.2]], np.float32)

@@ -47,6 +47,25 @@ PROCESSING = {
 }
 
 
+def processing_of(protocol: str, name: str | None = None, nms: float | None = None) -> Processing:
+    """What an evaluation's predictions go through.
+
+    Args:
+        protocol: whose own processing it is, where `PROCESSING` has that, and else "exact".
+        name: another one of `PROCESSING`; None = the protocol's.
+        nms: suppression at this IoU at last; None = as the processing has it.
+
+    Raises:
+        ValueError: an unknown name; an IoU that is not in [0, 1].
+    """
+    chosen = name or (protocol if protocol in PROCESSING else "exact")
+    if chosen not in PROCESSING:
+        raise ValueError(f"processing {chosen!r} of an evaluation; there is: {', '.join(PROCESSING)}")
+    if nms is not None and not 0 <= nms <= 1:
+        raise ValueError(f"nms {nms!r} of an evaluation; expected an IoU from 0 to 1, or None for no suppression")
+    return PROCESSING[chosen] if nms is None else dataclasses.replace(PROCESSING[chosen], nms=nms)
+
+
 def line(
     windows: Float[np.ndarray, "m 2"],
     scores: Float[np.ndarray, " m"],

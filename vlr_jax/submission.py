@@ -16,10 +16,8 @@ def evaluation(config: dict) -> dict:
 
 
 def processing(options: dict) -> answers.Processing:
-    """What predictions go through by the options of an evaluation: `processing`, or the one that `protocol` is named
-    for; neither clips are rounded to nor limits known where there is none of that name."""
-    protocol = options.get("protocol", "qvhighlights")
-    return answers.PROCESSING[options.get("processing") or (protocol if protocol in answers.PROCESSING else "exact")]
+    """What predictions go through by the options of an evaluation, as `answers.processing_of`."""
+    return answers.processing_of(options.get("protocol", "qvhighlights"), options.get("processing"), options.get("nms"))
 
 
 def ids(names: list[str]) -> list[int] | list[str]:

@@ -52,13 +52,12 @@ class Evaluator:
         batch_size: int = 32,
         progress: bool = False,
     ):
-        if processing not in answers.PROCESSING:
-            raise ValueError(f"processing {processing!r} of an evaluation; there is: {', '.join(answers.PROCESSING)}")
         if not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 1:
             raise ValueError(f"top_n is {top_n!r}; expected a whole number of at least 1, the videos to look into")
         self.predict, self.split, self.mesh, self.stage1 = predict, split, mesh, stage1
         self.top_n, self.temperature = min(top_n, split.n_visuals), temperature
-        self.processing, self.batch_size, self.progress = answers.PROCESSING[processing], batch_size, progress
+        self.processing = answers.processing_of("none", processing)
+        self.batch_size, self.progress = batch_size, progress
         self.texts = split.ids("moments")
         if stage1 is None:
             corpus.check_stage1(predict)

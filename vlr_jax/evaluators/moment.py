@@ -23,6 +23,7 @@ class Evaluator:
         protocol: a name of `moment_protocols.PROTOCOLS`: thresholds, strictness, length ranges.
         processing: a name of `answers.PROCESSING`: clipping and rounding of what a model says; None: the protocol's,
             or "exact" where it has none.
+        nms: suppression of windows at this IoU; None: as the processing has it, which is none.
         batch_size: texts at once.
         examples: best, worst and sampled texts in `result`, so many of each; 0 for none.
         progress: show progress bars.
@@ -40,15 +41,13 @@ class Evaluator:
         mesh: Mesh,
         protocol: str = "qvhighlights",
         processing: str | None = None,
+        nms: float | None = None,
         batch_size: int = 32,
         examples: int = 4,
         progress: bool = False,
     ):
         self.protocol, self.name = moment_protocols.protocol(protocol), protocol
-        chosen = processing or (protocol if protocol in answers.PROCESSING else "exact")
-        if chosen not in answers.PROCESSING:
-            raise ValueError(f"processing {chosen!r} of an evaluation; there is: {', '.join(answers.PROCESSING)}")
-        self.processing = answers.PROCESSING[chosen]
+        self.processing = answers.processing_of(protocol, processing, nms)
         self.texts = split.ids("moments")
         self.predict, self.split, self.mesh = predict, split, mesh
         self.batch_size, self.examples, self.progress = batch_size, examples, progress
