@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 HARD = dict(noise=(0.5, 1.0, 2.0), background=(0.0, 0.5, 1.0), blur=(0.0, 2.0, 4.0))
 # One word for each idea, so that short runs are about moments, not about learning synonyms.
 QUICK = Setting(
-    "quick", 3, dict(train=2000, val=250, test=250, clips=60, queries=3, synonyms=1), **HARD, steps=700, lr=1e-3,
+    "quick", 3, dict(train=2000, val=250, test=250, clips=60, queries=3, synonyms=1), **HARD, steps=600, lr=1e-3,
     model=dict(dim=64, heads=4, hidden=128, queries=6, word_dim=64, gru_dim=64, input_dropout=0.1), batch=16,
 )  # fmt: skip
 FULL = Setting(
