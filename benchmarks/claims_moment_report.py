@@ -259,5 +259,5 @@ With {len(ABLATIONS) + 2 * len(MODELS)} configurations of {setting.seeds} seeds 
 by chance; no variant was picked for what it says about a claim. Batch, steps, rate and the number of synonyms were
 chosen by numbers of one seed on the split val, of seven drafts of QD-DETR and CDNet at 700 to 1,400 steps, QD-DETR's
 above all. These are short runs: what is compared is what each model has learned after equally many steps, not where it
-would end (`--full` is longer). The wrong text that saliency is trained on in QD-DETR and CDNet is another row's; in this
-world a random other text is in fact shown in 2, 4 and 6 % of videos at `background` 0, 0.5 and 1."""
+would end (`--full` is longer). The wrong text that saliency is trained on in QD-DETR and CDNet is another row's; here a
+random other text is in fact shown in 2, 4 and 6 % of videos at `background` 0, 0.5 and 1."""
