@@ -481,6 +481,15 @@ def test_timelines_show_frames_or_else_the_thumbnail(tmp_path):
     assert "<image " not in text and text.count('<img src="data:image/jpeg') == 1
 
 
+def test_the_last_evaluation_that_has_examples_is_open(tmp_path):
+    without = moments(kinds=()) | {"brief": {}}
+    folder = workdir(tmp_path, results={"val": moments(kinds=("best",)), "corpus": without}, points=1)
+    text = report.write(folder, thumbs=nothing).read_text()
+    assert re.search(r"<details[^>]* open", text)
+    folder = workdir(tmp_path / "none", results={"corpus": without}, points=1)
+    assert not re.search(r"<details[^>]* open", report.write(folder, thumbs=nothing).read_text())
+
+
 @pytest.mark.parametrize("protocol", moment_protocols.PROTOCOLS)
 def test_moments_of_every_protocol(tmp_path, protocol):
     found = moments(protocol)

@@ -55,7 +55,7 @@ def write(
             for name, found in evals.items()
             if found.get("examples")
         ],
-        opened=list(evals)[-1:],
+        opened=[name for name, found in evals.items() if found.get("examples")][-1:],
         shades=page.legend(),
     )
     return files.write(folder / "report.html", html)
