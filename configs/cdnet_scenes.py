@@ -1,7 +1,7 @@
 """CDNet (Ma et al., arXiv 2408.07600; its layers INFERRED), small, on long videos of the procedural world.
 
-Expect test R1@0.5 92.7, R1@0.7 78.3, mAP 62.0 after 5 min on two busy cores; docs/claims.md compares the three. Texts are words, windows are exact: answers are not
-rounded to clips.
+Expect test R1@0.5 92.7, R1@0.7 78.3, mAP 62.0 after 5 min on two busy cores; docs/claims.md compares the three. Texts
+are words, windows are exact: answers are not rounded to clips.
 
 python -m vlr_jax.main --config configs/cdnet_scenes.py --workdir runs/cdnet_scenes
 """

@@ -1,7 +1,7 @@
 """QD-DETR (Moon et al., CVPR 2023), small, on long videos of the procedural world.
 
-Expect far less than CDNet reaches in as many steps (cdnet_scenes.py): docs/claims.md compares the three. Texts are words, windows are exact: answers are not
-rounded to clips.
+Expect far less than CDNet reaches in as many steps (cdnet_scenes.py): docs/claims.md compares the three. Texts are
+words, windows are exact: answers are not rounded to clips.
 
 python -m vlr_jax.main --config configs/qd_detr_scenes.py --workdir runs/qd_detr_scenes
 """

@@ -1,8 +1,9 @@
 """QD-DETR (Moon et al., CVPR 2023), small, on slideshows of real photographs.
 
-Expect dev R1@0.5 39.9 +- 9.9, mAP 27.5 +- 9.2 (3 seeds, 5 to 16 min on one of two busy cores; README's row).
-The timeline is made up, pictures and sentences are Flickr8k's. SLIDES is made by benchmarks/slideshows.py; the word vectors and the GRU are those of RUN, two towers trained on Flickr8k's training
-captions alone, the same for every row.
+Expect dev R1@0.5 39.9 +- 9.9, mAP 27.5 +- 9.2 (3 seeds, 5 to 16 min on one of two busy cores; README's row). The
+timeline is made up, pictures and sentences are Flickr8k's. SLIDES is made by benchmarks/slideshows.py; the word
+vectors and the GRU are those of RUN, two towers trained on Flickr8k's training captions alone, the same for every
+row.
 
 python -m vlr_jax.main --config configs/qd_detr_slideshows.py:RUN --config.data.source=SLIDES
 """
