@@ -91,7 +91,11 @@ class TestQdDetr:
 
     @pytest.mark.parametrize(
         "fields",
-        [dict(disentangle=False, denoise=False), {}, pytest.param(dict(offset_range=0.0), marks=pytest.mark.slow)],
+        [
+            pytest.param(dict(disentangle=False, denoise=False), marks=pytest.mark.slow),
+            {},
+            pytest.param(dict(offset_range=0.0), marks=pytest.mark.slow),
+        ],
     )
     def test_official_numbers(self, official, fields):
         """Off; or on as they start, but for a gate of 1. Outputs, and the gradients of what is shared."""

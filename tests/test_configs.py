@@ -181,7 +181,7 @@ def traced(plan, spec, batch):
 
 def _smoke(path):
     """These compile for 15 s and more; what their training needs of the loop, other tests have."""
-    slow = path.stem.startswith(("rvse", "clip", "prota", "visern", "moment_detr", "cdnet"))
+    slow = path.stem.startswith(("rvse", "clip", "prota", "visern", "moment_detr", "qd_detr", "cdnet"))
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * slow)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from vlr_jax import main, metrics, protocols, relevance, report
+from vlr_jax import main, metrics, page_retrieval, protocols, relevance
 from vlr_jax.evaluators.retrieval import Evaluator
 from vlr_jax.types import Encoded
 
@@ -312,4 +312,4 @@ def test_an_incomplete_gallery_is_told(monkeypatch):
     assert result["gallery"] == "gallery incomplete: 20 of 23" and perfect().missing == ()
     table = main.table(dict(evals=dict(test=result)))
     assert "test: 20 visuals, 60 texts, protocol small, gallery incomplete: 20 of 23" in table
-    assert ("gallery", "gallery incomplete: 20 of 23", None) in report._split("test", result)["notes"]
+    assert ("gallery", "gallery incomplete: 20 of 23", None) in page_retrieval.results("test", result)["notes"]
